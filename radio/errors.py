@@ -1,0 +1,21 @@
+"""The errors a user can meet. Each message says what was given, what is allowed and what to do next."""
+
+
+class RadioError(Exception):
+    """Base of all errors that this library raises on purpose, apart from plain argument errors."""
+
+
+class CheckpointError(RadioError, ValueError):
+    """A weights file or a repository cannot be read or does not describe a RADIO model."""
+
+
+class DownloadError(RadioError, OSError):
+    """A file could not be fetched from the Hugging Face Hub and is not in the local cache."""
+
+
+class ImageError(RadioError, ValueError):
+    """An image cannot be read, or its values are not in the range that a model expects."""
+
+
+class MissingExtraError(RadioError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
