@@ -1,0 +1,96 @@
+"""How many tokens stay, in Python integers, so that no tensor shape ever depends on data."""
+
+from __future__ import annotations
+
+Grid = tuple[int, int]
+Stride = tuple[int, int]
+
+
+def num_destinations(grid: Grid, stride: Stride) -> int:
+    """Number of `sy x sx` cells on the grid, counting the partial cells at its right and bottom border."""
+    return -(-grid[0] // stride[0]) * -(-grid[1] // stride[1])
+
+
+def smallest_stride(grid: Grid, keep: int) -> Stride:
+    """The smallest square stride, from `(2, 2)` up, that has at most `keep` cells on the grid."""
+    side = 2
+    while num_destinations(grid, (side, side)) > keep:
+        side += 1
+    return side, side
+
+
+def check_request(keep: int | None, ratio: float | None, r: int | None) -> None:
+    """Check what can be checked before the grid is known.
+
+    Raises:
+        ValueError: Not exactly one of the three is given, or it is out of range on every grid.
+    """
+    given = {name: value for name, value in (("keep", keep), ("ratio", ratio), ("r", r)) if value is not None}
+    if len(given) != 1:
+        listed = ", ".join(f"{name}={value}" for name, value in given.items()) or "none of them"
+        raise ValueError(
+            "give exactly one of keep (tokens that stay), ratio (share that is removed) and r (tokens that "
+            f"are removed); got {listed}"
+        )
+    for name, value in given.items():
+        if name != "ratio" and not isinstance(value, int):
+            raise ValueError(f"{name}={value!r} is impossible: it is a whole number of tokens (an int)")
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep={keep} is impossible: at least one token stays")
+    if ratio is not None and not 0 <= ratio < 1:
+        raise ValueError(
+            f"ratio={ratio} is impossible: it is the share of tokens to remove, at least 0 and below 1"
+        )
+    if r is not None and r < 0:
+        raise ValueError(f"r={r} is impossible: it is the number of tokens to remove, at least 0")
+
+
+def check_stride(stride: Stride | None) -> None:
+    """Raise ValueError unless the stride is None or a pair of positive integers."""
+    if stride is not None and (len(stride) != 2 or min(stride) < 1):
+        raise ValueError(
+            f"stride={stride} is impossible: give (rows, columns) of a cell, both at least 1, e.g. (2, 2)"
+        )
+
+
+def resolve(
+    grid: Grid, keep: int | None, ratio: float | None, r: int | None, stride: Stride | None
+) -> tuple[int, Stride]:
+    """Turn a request into `(number of tokens that stay, stride)` for one grid.
+
+    Args:
+        grid: Rows and columns of tokens.
+        keep: Number of tokens that stay.
+        ratio: Share of tokens that is removed; `round(ratio * rows * columns)` tokens go.
+        r: Number of tokens that are removed.
+        stride: Cell size `(rows, columns)`, or None for the smallest square one that allows the request.
+
+    Raises:
+        ValueError: The request is contradictory, or impossible on this grid with this stride.
+    """
+    check_request(keep, ratio, r)
+    check_stride(stride)
+    total = grid[0] * grid[1]
+    if keep is not None:
+        request, wanted = f"keep={keep}", keep
+    elif ratio is not None:
+        request, wanted = f"ratio={ratio}", total - round(ratio * total)
+    else:
+        assert r is not None
+        request, wanted = f"r={r}", total - r
+    size = f"a {grid[0]}x{grid[1]} grid of {total} tokens"
+    if wanted > total:
+        raise ValueError(f"{request} is impossible on {size}: at most keep={total} (nothing merged)")
+    if wanted < 1:
+        raise ValueError(f"{request} is impossible on {size}: it leaves no token; remove at most {total - 1}")
+    if stride is None:
+        return wanted, smallest_stride(grid, wanted)
+    fewest = num_destinations(grid, stride)
+    if wanted < fewest:
+        needed = smallest_stride(grid, wanted)
+        raise ValueError(
+            f"{request} leaves {wanted} of {size}, but stride={tuple(stride)} always keeps one token "
+            f"in each of its {fewest} cells; with this stride the smallest is keep={fewest} (r={total - fewest}); "
+            f"use stride={needed} or larger, or leave stride out to have it chosen"
+        )
+    return wanted, (stride[0], stride[1])
