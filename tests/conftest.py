@@ -19,3 +19,17 @@ def reference() -> Path:
 def photos() -> list[Path]:
     """Real photographs, in a fixed order."""
     return sorted((ROOT / "examples" / "images").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def text_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny text towers in local folders, for the clip (40 numbers) and siglip (36) adaptors of the reference models."""
+    from text_towers import open_clip_folder, siglip2_folder
+
+    root = tmp_path_factory.mktemp("text_towers")
+    return {
+        "clip": open_clip_folder(root / "clip", 40),
+        "siglip": open_clip_folder(root / "siglip", 36, siglip=True),
+        "siglip2-g": siglip2_folder(root / "siglip2-g", 36),
+        "siglip2-so400m": siglip2_folder(root / "siglip2-so400m", 36, naflex=True),
+    }

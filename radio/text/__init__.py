@@ -1,0 +1,8 @@
+"""Text towers of the teachers: what makes summaries comparable with words.
+
+Nothing here imports open_clip or transformers until a tower is used for the first time.
+"""
+
+from radio.text.encoder import LazyTextEncoder, TextEncoder, has_text, text_encoder_for
+
+__all__ = ["LazyTextEncoder", "TextEncoder", "has_text", "text_encoder_for"]

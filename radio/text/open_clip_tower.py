@@ -1,0 +1,180 @@
+"""Text towers of open_clip models, built alone: no vision tower is ever made."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radio.errors import CheckpointError, DownloadError
+from radio.optional import require
+from radio.text.tower import TextTower, Tokenizer
+from radio.text.weights import read_tensors
+
+_CLIP_TEXT_NAMES = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "cls_emb")
+_LOGIT_NAMES = ("logit_scale", "logit_bias")
+_WEIGHT_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+)
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
+
+
+def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
+    """Build the text tower of an open_clip model and fill it.
+
+    Args:
+        model: open_clip's name of the model, e.g. ``"ViT-H-14-378-quickgelu"``.
+        pretrained: open_clip's tag of its weights, e.g. ``"dfn5b"``.
+        weights: A local checkpoint of that model, or a folder in open_clip's own layout (``open_clip_config.json`` and
+            ``open_clip_model.safetensors``), whose config then replaces that of ``model``. ``None`` downloads the tag.
+
+    Raises:
+        MissingExtraError: open_clip is not installed.
+        CheckpointError: open_clip does not know the model or the tag, or the file does not hold its text tower.
+        DownloadError: The weights cannot be downloaded.
+    """
+    open_clip = require("open_clip", "text")
+    model = _registry_name(model)
+    config = _model_config(open_clip, model, weights)
+    path = _local_file(weights) if weights is not None else _download(open_clip, model, pretrained)
+    quick_gelu = bool(config.get("quick_gelu")) or (weights is None and _tag_has_quick_gelu(open_clip, model, pretrained))
+    module = _empty_tower(config, quick_gelu, model)
+    tensors = read_tensors(path, _is_wanted)
+    logits = {name: tensors.pop(name) for name in _LOGIT_NAMES if name in tensors}
+    _fill(module, _tower_tensors(tensors), path)
+    scale = logits.get("logit_scale")
+    bias = logits.get("logit_bias")
+    return TextTower(
+        module=module,
+        embed=module,
+        logit_scale=None if scale is None else math.exp(float(scale.reshape(()))),
+        logit_bias=0.0 if bias is None else float(bias.reshape(())),
+    )
+
+
+def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
+    """The tokenizer of an open_clip model: a function from a list of texts to ``(N, context_length)`` int64 token numbers.
+
+    Tokenizer files next to local weights are preferred to a download. CLIP's own tokenizer comes with open_clip.
+
+    Raises:
+        MissingExtraError: open_clip is not installed.
+        CheckpointError: open_clip does not know the model.
+        DownloadError: The tokenizer's files are neither next to the weights nor in the cache, and cannot be downloaded.
+    """
+    open_clip = require("open_clip", "text")
+    text = _model_config(open_clip, _registry_name(model), weights)["text_cfg"]
+    repository = text.get("hf_tokenizer_name")
+    length = text.get("context_length", 77)
+    options = text.get("tokenizer_kwargs") or {}
+    if not repository:
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    source = repository
+    if weights is not None:
+        folder = weights if weights.is_dir() else weights.parent
+        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            source = str(folder)
+    from open_clip.tokenizer import HFTokenizer
+
+    try:
+        return HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    except (OSError, ValueError) as error:
+        place = "next to the weights given as text_weights" if weights is not None else "in a folder with the weights"
+        raise DownloadError(
+            f"cannot load the tokenizer of {model} from {source!r}: put tokenizer.json and tokenizer_config.json of "
+            f"https://huggingface.co/{repository} {place} (text_weights=...)"
+        ) from error
+
+
+def _registry_name(model: str) -> str:
+    """open_clip lists ``ViT-L/14`` as ``ViT-L-14``."""
+    return model.replace("/", "-")
+
+
+def _model_config(open_clip: Any, model: str, weights: Path | None) -> dict[str, Any]:
+    if weights is not None and weights.is_dir():
+        if not (weights / "open_clip_config.json").is_file():
+            raise CheckpointError(f"{weights} has no open_clip_config.json; give the weights file itself instead")
+        return open_clip.get_model_config(f"local-dir:{weights}")
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise CheckpointError(
+            f"open_clip {open_clip.__version__} does not know the model {model!r}; a newer open_clip may "
+            "(open_clip.list_models() lists them), or give text_weights a folder with its open_clip_config.json"
+        )
+    return config
+
+
+def _local_file(weights: Path) -> Path:
+    if weights.is_file():
+        return weights
+    for name in _WEIGHT_FILES:
+        if (weights / name).is_file():
+            return weights / name
+    raise CheckpointError(f"{weights} holds none of {', '.join(_WEIGHT_FILES)}")
+
+
+def _tag_has_quick_gelu(open_clip: Any, model: str, pretrained: str) -> bool:
+    return bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
+
+
+def _download(open_clip: Any, model: str, pretrained: str) -> Path:
+    row = open_clip.get_pretrained_cfg(model, pretrained)
+    if not row:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise CheckpointError(f"open_clip has no weights {pretrained!r} for {model!r}; it has: {tags}")
+    try:
+        return Path(open_clip.download_pretrained(row))
+    except (OSError, RuntimeError) as error:
+        source = f"https://huggingface.co/{row['hf_hub'].rstrip('/')}" if row.get("hf_hub") else row.get("url")
+        raise DownloadError(
+            f"cannot download the text tower {model} ({pretrained}): get open_clip_model.safetensors or "
+            f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=..."
+        ) from error
+
+
+def _empty_tower(config: dict[str, Any], quick_gelu: bool, model: str) -> torch.nn.Module:
+    from open_clip.model import _build_text_tower
+
+    if config["text_cfg"].get("hf_model_name"):
+        raise CheckpointError(
+            f"the text tower of {model!r} is the transformers model {config['text_cfg']['hf_model_name']!r}; "
+            "only open_clip's own text towers are supported"
+        )
+    with torch.device("meta"):
+        module = _build_text_tower(config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu)
+    if module.attn_mask is not None:
+        module.attn_mask = module.build_causal_mask()
+    return module
+
+
+def _is_wanted(name: str) -> bool:
+    return name.startswith(("text.", *_CLIP_TEXT_NAMES)) or name in _LOGIT_NAMES
+
+
+def _tower_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In older files the text tower's parts lie at the top level, in newer ones under ``text.``"""
+    nested = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    return nested or tensors
+
+
+def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{path} does not hold this text tower: {name} is {found.get(name, 'missing')} in the file and "
+            f"{expected.get(name, 'absent')} in the model{more}"
+        )
+    module.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True, assign=True)
+    module.requires_grad_(False)
+    module.eval()
