@@ -89,8 +89,8 @@ def resolve(
     if wanted < fewest:
         needed = smallest_stride(grid, wanted)
         raise ValueError(
-            f"{request} leaves {wanted} of {size}, but stride={tuple(stride)} always keeps one token "
-            f"in each of its {fewest} cells; with this stride the smallest is keep={fewest} (r={total - fewest}); "
+            f"{request} leaves {wanted} of {size}, but stride={tuple(stride)} always keeps one token in each "
+            f"of its {fewest} cells; the smallest with this stride is keep={fewest}, r={total - fewest}; "
             f"use stride={needed} or larger, or leave stride out to have it chosen"
         )
     return wanted, (stride[0], stride[1])
