@@ -1,0 +1,198 @@
+"""The released versions, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
+_OPEN_MODEL = "NVIDIA Open Model License (commercial use allowed)"
+_V2_ADAPTORS = ("clip", "dino_v2", "sam")
+_V2_5_ADAPTORS = ("clip", "siglip", "dino_v2", "sam")
+_V3_ADAPTORS = ("clip", "siglip2-g", "dino_v2", "sam")
+_V4_ADAPTORS = ("siglip2-g", "dino_v3", "sam3")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A released version.
+
+    Attributes:
+        version: Its name, e.g. ``"radio_v2.5-l"``.
+        repository: The Hugging Face repository that holds its torch file.
+        filename: The torch file.
+        licence: The licence of the weights (not of this library).
+        patch_size: Side of a patch, in pixels.
+        max_resolution: Largest side of an image, in pixels.
+        preferred_resolution: Height and width at which the model works best.
+        adaptors: The teacher adaptors in the file.
+        pos_embed_align_corners: How the version was trained to resize its position embeddings.
+        vitdet: Whether the version was trained with ViTDet windows.
+        vitdet_num_global, vitdet_num_windowed: Its schedule of windowed and global blocks.
+        hub_repository: The repository that holds it as ``config.json`` and ``model.safetensors``.
+        supported: Whether this library can build it.
+    """
+
+    version: str
+    repository: str
+    filename: str
+    licence: str
+    patch_size: int
+    max_resolution: int
+    preferred_resolution: tuple[int, int]
+    adaptors: tuple[str, ...]
+    pos_embed_align_corners: bool
+    vitdet: bool
+    vitdet_num_global: int | None = None
+    vitdet_num_windowed: int | None = None
+    hub_repository: str | None = None
+    supported: bool = True
+
+
+def _v2_5(size: str, filename: str, hub: str | None, patch: int = 16, **changes: object) -> Release:
+    row: dict = {
+        "version": f"radio_v2.5-{size}",
+        "repository": "nvidia/RADIO",
+        "filename": filename,
+        "licence": _NON_COMMERCIAL,
+        "patch_size": patch,
+        "max_resolution": 2048,
+        "preferred_resolution": (768, 768),
+        "adaptors": _V2_5_ADAPTORS,
+        "pos_embed_align_corners": True,
+        "vitdet": True,
+        "vitdet_num_global": 4,
+        "hub_repository": hub,
+    }
+    return Release(**(row | changes))
+
+
+def _v2(version: str, filename: str) -> Release:
+    return Release(
+        version=version,
+        repository="nvidia/RADIO",
+        filename=filename,
+        licence=_NON_COMMERCIAL,
+        patch_size=16,
+        max_resolution=2048,
+        preferred_resolution=(432, 432),
+        adaptors=_V2_ADAPTORS,
+        pos_embed_align_corners=True,
+        vitdet=True,
+        vitdet_num_windowed=5,
+    )
+
+
+def _c_radio(version: str, repository: str, filename: str, adaptors: tuple[str, ...], **changes: object) -> Release:
+    row: dict = {
+        "version": version,
+        "repository": f"nvidia/{repository}",
+        "filename": filename,
+        "licence": _OPEN_MODEL,
+        "patch_size": 16,
+        "max_resolution": 2048,
+        "preferred_resolution": (512, 512),
+        "adaptors": adaptors,
+        "pos_embed_align_corners": False,
+        "vitdet": False,
+        "hub_repository": f"nvidia/{repository}",
+    }
+    return Release(**(row | changes))
+
+
+RELEASES: tuple[Release, ...] = (
+    _v2_5("b", "radio-v2.5-b_half.pth.tar", "nvidia/RADIO-B"),
+    _v2_5("l", "radio-v2.5-l_half.pth.tar", "nvidia/RADIO-L"),
+    _v2_5("h", "radio_v2.5-h.pth.tar", "nvidia/RADIO-H"),
+    _v2_5("h-norm", "radio_v2.5-h-norm.pth.tar", None),
+    _v2_5(
+        "g",
+        "radio_v2.5-g.pth.tar",
+        "nvidia/RADIO-g",
+        patch=14,
+        max_resolution=1792,
+        preferred_resolution=(896, 896),
+        vitdet_num_global=8,
+    ),
+    _v2("radio_v2.1", "radio_v2.1_bf16.pth.tar"),
+    _v2("radio_v2", "radio_v2.pth.tar"),
+    Release(
+        version="radio_v1",
+        repository="nvidia/RADIO",
+        filename="radio_v1.pth.tar",
+        licence=_NON_COMMERCIAL,
+        patch_size=14,
+        max_resolution=1050,
+        preferred_resolution=(378, 378),
+        adaptors=(),
+        pos_embed_align_corners=True,
+        vitdet=False,
+    ),
+    Release(
+        version="e-radio_v2",
+        repository="nvidia/RADIO",
+        filename="eradio_v2.pth.tar",
+        licence=_NON_COMMERCIAL,
+        patch_size=16,
+        max_resolution=2048,
+        preferred_resolution=(512, 512),
+        adaptors=(),
+        pos_embed_align_corners=False,
+        vitdet=False,
+        supported=False,
+    ),
+    _c_radio(
+        "c-radio_v2-g",
+        "C-RADIOv2-g",
+        "c-radio_v2-g_half.pth.tar",
+        _V2_5_ADAPTORS,
+        preferred_resolution=(768, 768),
+        pos_embed_align_corners=True,
+        vitdet=True,
+        vitdet_num_global=8,
+    ),
+    _c_radio(
+        "c-radio_v2-vlm-h",
+        "C-RADIOv2-VLM-H",
+        "c-radio_v2-vlm-h.pth.tar",
+        _V2_5_ADAPTORS,
+        preferred_resolution=(768, 768),
+        pos_embed_align_corners=True,
+        vitdet=True,
+        vitdet_num_global=8,
+    ),
+    _c_radio(
+        "c-radio_v3-b", "C-RADIOv3-B", "c-radio_v3-b_half.pth.tar", _V3_ADAPTORS, pos_embed_align_corners=True
+    ),
+    _c_radio("c-radio_v3-l", "C-RADIOv3-L", "c-radio-v3_l_half.pth.tar", _V3_ADAPTORS),
+    _c_radio(
+        "c-radio_v3-h", "C-RADIOv3-H", "c-radio_v3-h_half.pth.tar", _V3_ADAPTORS, pos_embed_align_corners=True
+    ),
+    _c_radio("c-radio_v3-g", "C-RADIOv3-g", "c-radio_v3-g_half.pth.tar", _V3_ADAPTORS),
+    _c_radio(
+        "c-radio_v4-so400m", "C-RADIOv4-SO400M", "c-radio_v4-so400m_half.pth.tar", _V4_ADAPTORS, vitdet=True
+    ),
+    _c_radio("c-radio_v4-h", "C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", _V4_ADAPTORS, vitdet=True),
+)
+
+
+def find_release(name: str) -> Release | None:
+    """The release of that version name or Hub repository name, if there is one."""
+    for release in RELEASES:
+        if name == release.version or (release.hub_repository and name.lower() == release.hub_repository.lower()):
+            return release
+    return None
+
+
+def get_release(version: str) -> Release:
+    """The release of that version name or Hub repository name.
+
+    Raises:
+        ValueError: There is none; the message lists the released versions.
+    """
+    release = find_release(version)
+    if release is None:
+        raise ValueError(
+            f"unknown version {version!r}; released: {', '.join(r.version for r in RELEASES)}; "
+            "or give a Hub repository ('owner/name') or a path to a checkpoint file or folder"
+        )
+    return release

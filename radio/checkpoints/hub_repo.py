@@ -1,0 +1,172 @@
+"""Hub repositories: ``config.json`` with ``model.safetensors``, read and write."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radio.checkpoints.raw import RawCheckpoint
+from radio.config import AdaptorConfig, HeadConfig, RadioConfig
+from radio.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PREFIX = "radio_model."
+
+
+def read_hub_repo(folder: Path) -> RawCheckpoint:
+    """Read a Hub repository's folder. Code that ``auto_map`` may name is never run.
+
+    Args:
+        folder: Holds ``config.json`` and ``model.safetensors`` (or its shards and their index).
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or not a RADIO model's.
+    """
+    config = _read_json(folder / CONFIG)
+    args = config.get("args")
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
+    tensors: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        tensors.update(_read_safetensors(file))
+    tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
+    return RawCheckpoint(args=args, tensors=tensors, repository=config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} is not a Hub repository: it has no {path.name}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        names = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise CheckpointError(f"{folder / INDEX} has no usable 'weight_map'")
+        files = sorted({folder / Path(name).name for name in names.values()})
+        missing = [file.name for file in files if not file.exists()]
+        if missing:
+            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download them")
+        return files
+    raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); download it again") from error
+
+
+def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` in the released layout.
+
+    Both files are written beside their place and then renamed, so that an interrupted call leaves nothing half
+    written and a model may be saved over the files that it is mapped from.
+
+    Args:
+        folder: Made if it does not exist.
+        config: What shapes the model; its ``adaptors`` are those whose tensors are in ``tensors``.
+        tensors: The model's state dict.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {_PREFIX + name: value.detach().contiguous() for name, value in tensors.items()}
+    named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+        save_file(named, Path(staging, WEIGHTS), metadata={"format": "pt"})
+        text = json.dumps(config_to_json(config), indent=2, sort_keys=True, default=str) + "\n"
+        Path(staging, CONFIG).write_text(text, encoding="utf-8")
+        os.replace(Path(staging, WEIGHTS), folder / WEIGHTS)
+        os.replace(Path(staging, CONFIG), folder / CONFIG)
+
+
+def config_to_json(config: RadioConfig) -> dict[str, Any]:
+    """The content of ``config.json`` for a model."""
+    kwargs: dict[str, Any] = {
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+    }
+    if config.layer_scale:
+        kwargs["init_values"] = 1e-5
+    if config.scaled_norm:
+        kwargs["scaled_ln"] = True
+    if config.layout == "plain":
+        kwargs |= {"img_size": config.grid_size * config.patch_size, "dynamic_img_size": True}
+    args = {
+        "model": config.architecture,
+        "model_kwargs": kwargs,
+        "model_norm": config.final_norm,
+        "gp": "avg" if config.summary_pool == "mean" else None,
+        "cpe_max_size": None if config.layout == "plain" else config.grid_size * config.patch_size,
+        "cls_token_per_teacher": config.num_cls_tokens > 1,
+        "cpe_num_registers": config.num_registers,
+        "teachers": [dict(teacher) for teacher in config.teachers],
+        "dtype": config.dtype,
+        "input_size": [3, 224, 224],
+    }
+    return {
+        "model_type": "radio",
+        "architectures": ["RADIOModel"],
+        "args": args,
+        "version": config.version,
+        "patch_size": config.patch_size,
+        "max_resolution": config.max_resolution,
+        "preferred_resolution": list(config.preferred_resolution),
+        "adaptor_names": None,
+        "adaptor_configs": {adaptor.name: _adaptor_to_json(adaptor) for adaptor in config.adaptors},
+        "vitdet_window_size": config.vitdet_window_size,
+        "vitdet_num_global": config.vitdet_num_global,
+        "vitdet_num_windowed": config.vitdet_num_windowed,
+        "pos_embed_align_corners": config.pos_embed_align_corners,
+        "feature_normalizer_config": {"embed_dim": config.embed_dim} if config.feature_normalizer else None,
+        "inter_feature_normalizer_config": (
+            {
+                "num_intermediates": config.depth,
+                "embed_dim": config.embed_dim,
+                "rot_per_layer": config.intermediate_normalizer == "per_layer",
+                "dtype": "float32",
+            }
+            if config.intermediate_normalizer
+            else None
+        ),
+        "dtype": config.dtype,
+    }
+
+
+def _adaptor_to_json(adaptor: AdaptorConfig) -> dict[str, Any]:
+    return {
+        "head_idx": adaptor.head_idx,
+        "summary": _head_to_json(adaptor.summary),
+        "feature": _head_to_json(adaptor.feature)
+        | {"upsample_factor": adaptor.feature.upsample_factor, "upsample_rank": None},
+    }
+
+
+def _head_to_json(head: HeadConfig) -> dict[str, Any]:
+    names = ("input_dim", "hidden_dim", "output_dim", "num_inner")
+    return {name: value for name, value in asdict(head).items() if name in names}

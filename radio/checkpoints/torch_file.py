@@ -1,0 +1,156 @@
+"""Torch files (``*.pth.tar``): read without running any code from them, memory-mapped."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import zipfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from radio.checkpoints.raw import RawCheckpoint
+from radio.checkpoints.spectral import fold_spectral
+from radio.errors import CheckpointError
+
+
+def _allowed_globals() -> list[Callable | tuple[Callable, str]]:
+    """What a released file may name besides what ``weights_only`` allows by itself."""
+    allowed: list[Callable | tuple[Callable, str]] = [Namespace, np.dtype]
+    for module in ("pathlib", "pathlib._local"):
+        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
+            pure = pathlib.PureWindowsPath if "Windows" in name else pathlib.PurePosixPath
+            allowed.append((pure, f"{module}.{name}"))
+    scalar = np.float64(0).__reduce__()[0]
+    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    allowed += [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")]
+    return allowed
+
+
+def read_torch_file(path: Path) -> RawCheckpoint:
+    """Read a torch checkpoint file.
+
+    Args:
+        path: A zip-format ``torch.save`` of a dict with ``args`` and ``state_dict`` or ``state_dict_ema``.
+
+    Raises:
+        CheckpointError: The file is not such a file, is damaged, or names a global that is not on the short
+            list of what a released checkpoint needs.
+    """
+    _check_container(path)
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a RADIO checkpoint")
+    ema = content.get("state_dict_ema")
+    state = ema if ema is not None else content.get("state_dict")
+    if state is None or "args" not in content:
+        raise CheckpointError(
+            f"{path} is not a RADIO checkpoint: it needs 'args' and 'state_dict' (or 'state_dict_ema'), "
+            f"but holds {', '.join(sorted(map(str, content))) or 'nothing'}"
+        )
+    args = content["args"]
+    args = vars(args) if isinstance(args, Namespace) else args
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(f"{path}: the state dict must map names to tensors")
+    tensors = {name.removeprefix("module."): value for name, value in state.items()}
+    tensors = fold_spectral(tensors, args.get("spectral_reparam"))
+    return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
+
+
+def _check_container(path: Path) -> None:
+    """Tell the usual wrong files apart before torch sees them."""
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"{path} is empty; download it again")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, not a weights file; download the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' or download the file")
+    if not head.startswith(b"PK"):
+        raise CheckpointError(
+            f"{path} is not a zip-format torch file (a '.safetensors' file needs its 'config.json' beside it; "
+            "a file in torch's old format must be saved again with a current torch.save)"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is damaged or was cut short ({error}); download it again") from error
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
+        raise CheckpointError(f"{path} has compressed or oversized entries, which torch.save never writes; refused")
+
+
+def _load(path: Path) -> Any:
+    try:
+        unsafe = sorted(
+            set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))) - {_name(g) for g in _allowed_globals()}
+        )
+        if unsafe:
+            raise CheckpointError(
+                f"{path} wants to use {', '.join(unsafe)} while it is read, which no RADIO checkpoint needs; refused"
+            )
+        with torch.serialization.safe_globals(_allowed_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} cannot be read safely; refused ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged pickle can fail in any way inside torch's reader
+        raise CheckpointError(
+            f"{path} is damaged or not a torch checkpoint ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "download it again"
+        ) from error
+
+
+def _name(allowed: Callable | tuple[Callable, str]) -> str:
+    if isinstance(allowed, tuple):
+        return allowed[1]
+    return f"{allowed.__module__}.{allowed.__qualname__}"
+
+
+_PREFIXES = {
+    "base_model.": "model.",
+    "input_conditioner.": "input_conditioner.",
+    "_feature_normalizer.": "feature_normalizer.",
+    "_intermediate_feature_normalizer.": "inter_feature_normalizer.",
+}
+_HEADS = {"_heads.": "head_mlp", "_feature_projections.": "feat_mlp"}
+
+
+def _rename(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    teachers = args.get("teachers") or []
+    names = [str(teacher.get("name")) for teacher in teachers if isinstance(teacher, dict)]
+    renamed: dict[str, Tensor] = {}
+    for old, value in tensors.items():
+        new = _new_name(old, names, path)
+        if new is not None:
+            renamed[new] = value
+    return renamed
+
+
+def _new_name(old: str, teachers: list[str], path: Path) -> str | None:
+    """This library's name of a tensor, or None for the heads of a teacher's later entries."""
+    for prefix, new_prefix in _PREFIXES.items():
+        if old.startswith(prefix):
+            return new_prefix + old.removeprefix(prefix)
+    for prefix, part in _HEADS.items():
+        if old.startswith(prefix):
+            key, _, rest = old.removeprefix(prefix).partition(".")
+            if key in teachers:
+                return f"adaptors.{key}.{part}.{rest}"
+            if not key.isdigit() or int(key) >= len(teachers):
+                raise CheckpointError(f"{path}: {old!r} belongs to no teacher; the teachers are {teachers}")
+            name = teachers[int(key)]
+            return f"adaptors.{name}.{part}.{rest}" if teachers.index(name) == int(key) else None
+    return old

@@ -1,0 +1,150 @@
+"""What shapes a model: one frozen description, whatever file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Layout = Literal["cpe", "plain", "dinov2"]
+HeadKind = Literal["v1", "v2", "attn"]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """One adaptor head: the MLP (or attention head) between the backbone and a teacher's space.
+
+    Attributes:
+        kind: ``"v1"``, ``"v2"`` (MLPs of the released generations) or ``"attn"`` (two blocks, then a v2 MLP).
+        input_dim: Width of the tokens that go in.
+        hidden_dim: Width inside the MLP.
+        output_dim: Width of what comes out, per output position.
+        num_inner: Number of inner (residual, for v2) layers.
+        pre_norm: Whether a v2 MLP starts with LayerNorm and GELU.
+        upsample_factor: A feature head emits a map that is this much finer along each side.
+        attn_hidden_dim: Width of the MLPs inside the blocks of an ``"attn"`` head.
+        attn_qkv_bias: Whether the query, key and value projections of an ``"attn"`` head have a bias.
+    """
+
+    kind: HeadKind
+    input_dim: int
+    hidden_dim: int
+    output_dim: int
+    num_inner: int
+    pre_norm: bool = False
+    upsample_factor: int = 1
+    attn_hidden_dim: int = 0
+    attn_qkv_bias: bool = False
+
+
+@dataclass(frozen=True)
+class AdaptorConfig:
+    """One teacher adaptor.
+
+    Attributes:
+        name: The teacher's name, e.g. ``"clip"``.
+        head_idx: Number of the class token that the summary head reads.
+        summary: The summary head.
+        feature: The feature head.
+        teacher: The teacher's entry of the checkpoint (``type``, ``model``, ``pretrained``, ...).
+    """
+
+    name: str
+    head_idx: int
+    summary: HeadConfig
+    feature: HeadConfig
+    teacher: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RadioConfig:
+    """All that shapes a model.
+
+    Attributes:
+        architecture: The released architecture name, e.g. ``"vit_large_patch16_224"``.
+        layout: ``"cpe"`` (ViT with cropped position embeddings), ``"plain"`` (ViT without) or ``"dinov2"``.
+        embed_dim, depth, num_heads, mlp_dim: The transformer's width C, blocks, attention heads, MLP width.
+        patch_size: Side P of a square patch, in pixels.
+        grid_size: Side of the stored grid of position embeddings, in patches.
+        num_cls_tokens, num_registers: The split of the prefix tokens.
+        summary_idxs: The class tokens that make the summary.
+        summary_names: The teachers that these tokens were trained for, in the same order.
+        summary_pool: ``"token"``, or ``"mean"`` for the mean of the patch tokens.
+        teachers: The teachers' entries of the checkpoint, in order.
+        adaptors: The adaptors that the file can provide.
+        patch_bias: Whether the patch projection has a bias.
+        qkv_bias: Whether the query, key and value projections have a bias.
+        swiglu: Whether the MLP is a SwiGLU (otherwise GELU).
+        mlp_norm: Whether there is a LayerNorm inside the MLP, after the activation.
+        layer_scale: Whether the blocks have LayerScale.
+        scaled_norm: Whether the output of block i's norms is multiplied by 1/sqrt(i), i from 1.
+        final_norm: Whether a final LayerNorm follows the blocks.
+        pos_embed_has_class: Plain layout: whether the position embedding starts with the class token's.
+        feature_normalizer: Whether the spatial features are normalised.
+        intermediate_normalizer: ``None``, ``"shared"`` (one rotation) or ``"per_layer"``.
+        dtype: Name of the dtype that the checkpoint's model runs in, e.g. ``"float32"``.
+        version: Released version name, or an empty string.
+        max_resolution: Largest side of an image, in pixels.
+        preferred_resolution: Height and width at which the model works best.
+        vitdet_window_size: Side of the ViTDet windows in patches, or ``None`` for global attention.
+        vitdet_num_global: Number of groups of blocks that end in a global one.
+        vitdet_num_windowed: Number of windowed blocks between global ones; takes precedence when given.
+        pos_embed_align_corners: How position embeddings are resized for other grids.
+    """
+
+    architecture: str
+    layout: Layout
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    patch_size: int
+    grid_size: int
+    num_cls_tokens: int
+    num_registers: int
+    summary_idxs: tuple[int, ...] = (0,)
+    summary_names: tuple[str, ...] = ()
+    summary_pool: Literal["token", "mean"] = "token"
+    teachers: tuple[Mapping[str, Any], ...] = ()
+    adaptors: tuple[AdaptorConfig, ...] = ()
+    patch_bias: bool = False
+    qkv_bias: bool = True
+    swiglu: bool = False
+    mlp_norm: bool = False
+    layer_scale: bool = False
+    scaled_norm: bool = False
+    final_norm: bool = False
+    pos_embed_has_class: bool = True
+    feature_normalizer: bool = False
+    intermediate_normalizer: Literal["shared", "per_layer"] | None = None
+    dtype: str = "float32"
+    version: str = ""
+    max_resolution: int = 2048
+    preferred_resolution: tuple[int, int] = (768, 768)
+    vitdet_window_size: int | None = None
+    vitdet_num_global: int | None = None
+    vitdet_num_windowed: int | None = None
+    pos_embed_align_corners: bool = False
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class tokens and registers, the T tokens before the patches."""
+        return self.num_cls_tokens + self.num_registers
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of the summary vector."""
+        return self.embed_dim if self.summary_pool == "mean" else self.embed_dim * len(self.summary_idxs)
+
+    def adaptor(self, name: str) -> AdaptorConfig:
+        """The adaptor of that name.
+
+        Raises:
+            ValueError: The checkpoint has no such adaptor; the message lists those it has.
+        """
+        for adaptor in self.adaptors:
+            if adaptor.name == name:
+                return adaptor
+        raise ValueError(
+            f"unknown adaptor {name!r}; this checkpoint has: {', '.join(a.name for a in self.adaptors) or 'none'}"
+        )

@@ -1,0 +1,130 @@
+"""From a version name to local files, through huggingface_hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from tqdm.auto import tqdm
+
+from radio.catalog import Release
+from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS
+from radio.errors import DownloadError
+
+logger = logging.getLogger(__name__)
+
+
+class _SilentBar(tqdm):
+    """A progress bar that shows nothing."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+def download_release(
+    release: Release,
+    cache_dir: str | Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    progress: bool = True,
+) -> Path:
+    """The torch file of a released version, from the local cache or the Hub.
+
+    Interrupted downloads resume; ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
+    everywhere in huggingface_hub. The licence of the weights is logged when the file is first downloaded.
+
+    Raises:
+        DownloadError: The file is not in the cache and cannot be fetched; the message says which file of which
+            repository to put where.
+    """
+    cached = is_cached(release, cache_dir, revision)
+    path = _fetch(release.repository, release.filename, cache_dir, revision, local_files_only, token, progress)
+    if not cached:
+        logger.warning("the weights of %s are licensed under: %s", release.version, release.licence)
+    return path
+
+
+def download_repository(
+    repository: str,
+    cache_dir: str | Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    progress: bool = True,
+    licence: str | None = None,
+) -> Path:
+    """The folder of a Hub repository with ``config.json`` and its safetensors weights.
+
+    Raises:
+        DownloadError: A file is not in the cache and cannot be fetched.
+    """
+    options = (cache_dir, revision, local_files_only, token, progress)
+    cached = isinstance(try_to_load_from_cache(repository, CONFIG, cache_dir=cache_dir, revision=revision), str)
+    config = _fetch(repository, CONFIG, *options)
+    try:
+        _fetch(repository, WEIGHTS, *options)
+    except _NoSuchFile:
+        index = _fetch(repository, INDEX, *options)
+        for name in _shards(index):
+            _fetch(repository, name, *options)
+    if not cached:
+        terms = licence or f"see https://huggingface.co/{repository}"
+        logger.warning("the weights of %s are licensed under: %s", repository, terms)
+    return config.parent
+
+
+def is_cached(release: Release, cache_dir: str | Path | None = None, revision: str | None = None) -> bool:
+    """Whether a version's torch file is already in the local cache."""
+    found = try_to_load_from_cache(release.repository, release.filename, cache_dir=cache_dir, revision=revision)
+    return isinstance(found, str)
+
+
+class _NoSuchFile(DownloadError):
+    """The repository exists but has no such file."""
+
+
+def _shards(index: Path) -> list[str]:
+    import json
+
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
+def _fetch(
+    repository: str,
+    filename: str,
+    cache_dir: str | Path | None,
+    revision: str | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    progress: bool,
+) -> Path:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{endpoint}/{repository}/resolve/{revision or 'main'}/{filename}"
+    try:
+        return Path(
+            hf_hub_download(
+                repository,
+                filename,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+                tqdm_class=None if progress else _SilentBar,
+            )
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise DownloadError(
+            f"{filename} of the Hugging Face repository {repository} is not in the local cache and the Hub cannot be "
+            f"reached (or offline mode is on). On a machine with a connection download {url}, copy it here and pass "
+            f"its path instead of the name; or fill the cache with: hf download {repository} {filename}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise _NoSuchFile(f"the Hugging Face repository {repository} has no file {filename} ({url})") from error
+    except HFValidationError as error:
+        raise DownloadError(f"{repository!r} is not a repository name of the form 'owner/name' ({error})") from error
+    except OSError as error:
+        raise DownloadError(f"cannot download {url}: {error}") from error

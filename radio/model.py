@@ -1,0 +1,79 @@
+"""The model that people hold: the network, with images of any kind in and folders of weights out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from radio.checkpoints import write_hub_repo
+from radio.modeling.input_conditioner import InputConditioner
+from radio.modeling.radio_model import RADIONetwork
+
+
+class RADIOModel(RADIONetwork):
+    """A RADIO model. Build it with `radio.load_model`."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` in the Hub layout.
+
+        ``load_model(folder)`` reads them back bit for bit. Only adaptors that are built are written; to convert a
+        file with all of its adaptors use ``radio convert``.
+
+        Args:
+            folder: Made if it does not exist.
+
+        Raises:
+            RuntimeError: The preprocessor was made external, so the model does not have its normalisation.
+            OSError: The folder cannot be written.
+        """
+        if not isinstance(self.input_conditioner, InputConditioner):
+            raise RuntimeError(
+                "the preprocessor was made external; set model.input_conditioner to it again before saving"
+            )
+        built = tuple(adaptor for adaptor in self.config.adaptors if adaptor.name in (self.adaptors or {}))
+        config = replace(
+            self.config,
+            adaptors=built,
+            dtype=str(self.dtype).removeprefix("torch."),
+            vitdet_window_size=self.window_size,
+        )
+        write_hub_repo(folder, config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, version_or_path: str | Path, **options: Any) -> RADIOModel:
+        """The same as `radio.load_model`, under the name that Hub users expect."""
+        from radio.loading import load_model
+
+        return load_model(version_or_path, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload RADIO model",
+    ) -> str:
+        """Upload the model to the Hugging Face Hub in the Hub layout.
+
+        Args:
+            repo_id: ``"owner/name"``; made if it does not exist.
+            private: Whether a new repository is private.
+            token: Hugging Face token, if not the stored one.
+            commit_message: Message of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            OSError: The Hub cannot be reached or refuses.
+        """
+        import tempfile
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))

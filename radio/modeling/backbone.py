@@ -1,0 +1,185 @@
+"""The vision transformer: one explicit pass over its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from radio.config import RadioConfig
+from radio.modeling.block import NORM_EPS, Block
+from radio.modeling.packing import DenseLayout, PackedLayout, TokenLayout
+from radio.modeling.patch_generator import (
+    PatchGenerator,
+    PlainPatchEmbed,
+    flatten_patches,
+    resize_plain_position_embedding,
+)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """ViTDet: the side of the windows in patches, and for every block whether it is windowed."""
+
+    side: int
+    schedule: tuple[bool, ...]
+
+
+class Collector(Protocol):
+    """Takes the output of chosen blocks while the backbone runs."""
+
+    last_block: int
+
+    def wants(self, block: int) -> bool:
+        """Whether `add` should be called after that block."""
+        ...
+
+    def add(self, block: int, tokens: Tensor) -> None:
+        """Take a block's tokens, prefix tokens first, patches in raster order."""
+        ...
+
+
+class Backbone(nn.Module):
+    """The ViT of every layout.
+
+    Args:
+        config: What shapes the model.
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.grid_size = config.grid_size
+        self.num_cls_tokens = config.num_cls_tokens
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self.patch_generator: PatchGenerator | None = None
+        if config.layout == "plain":
+            self.pos_embed_prefix = config.num_prefix_tokens if config.pos_embed_has_class else 0
+            if config.num_prefix_tokens:
+                self.cls_token = nn.Parameter(torch.empty(1, config.num_prefix_tokens, config.embed_dim))
+            self.pos_embed = nn.Parameter(
+                torch.empty(1, self.pos_embed_prefix + config.grid_size**2, config.embed_dim)
+            )
+            self.patch_embed = PlainPatchEmbed(config.embed_dim, config.patch_size, config.patch_bias)
+        else:
+            self.patch_generator = PatchGenerator(
+                dim=config.embed_dim,
+                patch_size=config.patch_size,
+                grid_size=config.grid_size,
+                num_cls_tokens=config.num_cls_tokens,
+                num_registers=config.num_registers,
+                bias=config.patch_bias,
+                align_corners=config.pos_embed_align_corners,
+            )
+        self.blocks = nn.ModuleList(
+            Block(
+                config.embed_dim,
+                config.num_heads,
+                config.mlp_dim,
+                qkv_bias=config.qkv_bias,
+                swiglu=config.swiglu,
+                mlp_norm=config.mlp_norm,
+                layer_scale=config.layer_scale,
+                norm_scale=(i + 1) ** -0.5 if config.scaled_norm else 1.0,
+            )
+            for i in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
+
+    def forward(self, x: Tensor, windows: Windows | None = None, collector: Collector | None = None) -> Tensor:
+        """Run a batch of images of one size.
+
+        Args:
+            x: Normalised images (B, 3, H, W).
+            windows: ViTDet windows; None for global attention in every block.
+            collector: Takes intermediate outputs.
+
+        Returns:
+            Tokens (B, T + L, C) before the final norm: prefix tokens, then patches in raster order.
+        """
+        layout = DenseLayout(self.num_prefix_tokens, self._grid(x), windows.side if windows else None)
+        return self._run_blocks(self._embed(x), layout, windows, collector)
+
+    def forward_packed(
+        self, images: Sequence[Tensor], windows: Windows | None = None, collector: Collector | None = None
+    ) -> tuple[Tensor, PackedLayout]:
+        """Run images of different sizes in one pass.
+
+        Args:
+            images: Normalised images, each (3, H, W) of its own size.
+            windows: ViTDet windows; None for global attention in every block.
+            collector: Takes intermediate outputs, in the packed layout.
+
+        Returns:
+            Packed tokens (1, sum of (T + L), C) before the final norm, and where each image's tokens lie.
+        """
+        grids = [self._grid(image) for image in images]
+        layout = PackedLayout(self.num_prefix_tokens, grids, windows.side if windows else None)
+        return self._run_blocks(self._embed_packed(images, layout), layout, windows, collector), layout
+
+    def _run_blocks(
+        self, tokens: Tensor, layout: TokenLayout, windows: Windows | None, collector: Collector | None
+    ) -> Tensor:
+        schedule = windows.schedule if windows else (False,) * len(self.blocks)
+        tokens = layout.enter(tokens)
+        prefix: Tensor | None = None
+        for i, block in enumerate(self.blocks):
+            if schedule[i] and prefix is None:
+                prefix, tokens = layout.split(tokens)
+            elif prefix is not None and not schedule[i]:
+                prefix, tokens = None, layout.join(prefix, tokens)
+            tokens = block(tokens) if prefix is not None else block(tokens, layout.attend)
+            if collector is not None and collector.wants(i):
+                whole = tokens if prefix is None else layout.join(prefix, tokens)
+                collector.add(i, layout.restore(whole))
+                if i == collector.last_block:
+                    return layout.restore(whole)
+        return layout.restore(tokens)
+
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+
+    def _embed(self, x: Tensor) -> Tensor:
+        if self.patch_generator is not None:
+            return self.patch_generator(x)
+        return self._embed_plain(x)
+
+    def _embed_plain(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed(x)
+        positions = resize_plain_position_embedding(
+            self.pos_embed, self._grid(x), self.grid_size, self.pos_embed_prefix
+        )
+        if not self.num_prefix_tokens:
+            return patches + positions
+        cls_token = self.cls_token.expand(x.shape[0], -1, -1)
+        if self.pos_embed_prefix:
+            return torch.cat([cls_token, patches], dim=1) + positions
+        return torch.cat([cls_token, patches + positions], dim=1)
+
+    def _embed_packed(self, images: Sequence[Tensor], layout: PackedLayout) -> Tensor:
+        """Tokens (1, sum of (T + L), C) of images of different sizes; one projection for all their patches."""
+        generator = self.patch_generator
+        if generator is None or self.training:
+            return torch.cat([self._embed(image.unsqueeze(0)) for image in images], dim=1)
+        patches = torch.cat([flatten_patches(image.unsqueeze(0), self.patch_size) for image in images], dim=1)
+        embedded = generator.embedder(patches)
+        parts = []
+        for image, grid in zip(embedded.split(layout.patch_counts, dim=1), layout.grids, strict=True):
+            parts += [generator.cls_token.token.unsqueeze(0), image + generator.position_embedding(grid)]
+        return torch.cat(parts, dim=1)
+
+
+class DINOv2Backbone(nn.Module):
+    """The DINOv2 layout keeps the ViT under ``inner``; the released names say so."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.inner = Backbone(config)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.inner.blocks

@@ -1,0 +1,119 @@
+"""The transformer block: pre-norm attention and MLP with timm's parameter names."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from timm.layers import LayerScale, Mlp
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+class Attend(Protocol):
+    """How queries, keys and values (B, heads, N, head_dim) become attended values of the same shape."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+class ScaledLayerNorm(nn.LayerNorm):
+    """A LayerNorm whose output is multiplied by a constant."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__(dim, eps=NORM_EPS)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP: ``w3(silu(first half of w12(x)) * second half)`` (Shazeer 2020, "GLU Variants")."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017) through PyTorch's fused kernels."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.q_norm = nn.Identity()
+        self.k_norm = nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the tokens, each (B, heads, N, head_dim)."""
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+        """Attend among the tokens.
+
+        Args:
+            x: (B, N, C).
+            attend: Which tokens see which; by default all N of an image see each other.
+        """
+        q, k, v = self.project(x)
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """One transformer block.
+
+    Args:
+        dim: Width C of the tokens.
+        num_heads: Attention heads.
+        mlp_dim: Width inside the MLP.
+        qkv_bias: Whether the query, key and value projections have a bias.
+        swiglu: SwiGLU instead of a GELU MLP.
+        mlp_norm: LayerNorm inside the MLP, after the activation.
+        layer_scale: Scale each branch per channel.
+        norm_scale: Constant factor on the output of both norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        qkv_bias: bool = True,
+        swiglu: bool = False,
+        mlp_norm: bool = False,
+        layer_scale: bool = False,
+        norm_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = _norm(dim, norm_scale)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
+        self.norm2 = _norm(dim, norm_scale)
+        self.mlp = SwiGLU(dim, mlp_dim) if swiglu else Mlp(dim, mlp_dim, norm_layer=_mlp_norm if mlp_norm else None)
+        self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+        """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
+        x = x + self.ls1(self.attn(self.norm1(x), attend))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def _norm(dim: int, scale: float) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=NORM_EPS) if scale == 1.0 else ScaledLayerNorm(dim, scale)
+
+
+def _mlp_norm(dim: int, device: object = None, dtype: object = None) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=NORM_EPS)

@@ -1,0 +1,60 @@
+"""Build empty, then fill: modules on the meta device take the file's tensors by assignment, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from radio.errors import CheckpointError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def fill(module: Module, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Module:
+    """Give a module that was built on the meta device its tensors.
+
+    Args:
+        module: Built under ``torch.device("meta")``.
+        tensors: Exactly the module's state, by name.
+        device: Where the weights go.
+        dtype: What the floating-point weights become. Tensors that already fit are taken as they are, without a
+            copy.
+
+    Returns:
+        The module.
+
+    Raises:
+        CheckpointError: Tensors are missing, surplus or misshapen; the message names them.
+    """
+    expected = module.state_dict()
+    problems = [
+        _problem("missing", [name for name in expected if name not in tensors]),
+        _problem("surplus", [name for name in tensors if name not in expected]),
+        _problem(
+            "misshapen",
+            [
+                f"{name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
+                for name, value in expected.items()
+                if name in tensors and tensors[name].shape != value.shape
+            ],
+        ),
+    ]
+    found = "; ".join(problem for problem in problems if problem)
+    if found:
+        raise CheckpointError(f"the checkpoint's tensors do not fit its model: {found}")
+    state = {
+        name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        for name, value in tensors.items()
+    }
+    module.load_state_dict(state, strict=True, assign=True)
+    return module
+
+
+def _problem(kind: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{kind}: {', '.join(names[:8])}{more}"

@@ -1,0 +1,114 @@
+"""Intermediate layers: which blocks are taken, and how their outputs are normalised and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from radio.modeling.normalizers import IntermediateFeatureNormalizer
+
+Aggregation = Literal["sparse", "dense"]
+AlphaScheme = Literal["post-alpha", "pre-alpha", "none"]
+
+
+def resolve_indices(indices: int | Sequence[int] | None, depth: int) -> list[int]:
+    """The blocks that `indices` names, in ascending order.
+
+    Args:
+        indices: None for all blocks, n for the last n, or block numbers; negative ones count from the end.
+        depth: Number of blocks.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    if indices is None:
+        return list(range(depth))
+    if isinstance(indices, int):
+        if not 1 <= indices <= depth:
+            raise ValueError(f"indices={indices} asks for that many last blocks; the model has {depth}")
+        return list(range(depth - indices, depth))
+    resolved = [i + depth if i < 0 else i for i in indices]
+    if not resolved or not all(0 <= i < depth for i in resolved):
+        raise ValueError(f"indices={list(indices)} must name blocks from {-depth} to {depth - 1}")
+    return sorted(set(resolved))
+
+
+class IntermediateCollector:
+    """Collects the outputs of the blocks that are taken, as the backbone runs.
+
+    Args:
+        taken: Block numbers, ascending.
+        depth: Number of blocks.
+        prefix_mask: Which tokens are prefix tokens: (N) bool, over the tokens that `add` will see.
+        normalizer: The intermediate normalizer, if any.
+        aggregation: ``"sparse"`` takes a block's own output, ``"dense"`` averages over the blocks since the
+            previous one taken.
+        alpha_scheme: Where the normalizer's factors go when averaging; ``"none"`` leaves the normalizer out.
+        stop_early: Whether the backbone may stop after the last block taken.
+    """
+
+    def __init__(
+        self,
+        taken: Sequence[int],
+        depth: int,
+        prefix_mask: Tensor,
+        normalizer: IntermediateFeatureNormalizer | None,
+        aggregation: Aggregation,
+        alpha_scheme: AlphaScheme,
+        stop_early: bool,
+    ) -> None:
+        self.taken = list(taken)
+        self.last_block = self.taken[-1] if stop_early else depth - 1
+        self.outputs: list[Tensor] = []
+        self._prefix_mask = prefix_mask
+        self._normalizer = None if alpha_scheme == "none" else normalizer
+        self._dense = aggregation == "dense"
+        self._pre_alpha = alpha_scheme == "pre-alpha"
+        self._sum: Tensor | None = None
+        self._alpha_sum: Tensor | None = None
+        self._count = 0
+
+    def wants(self, block: int) -> bool:
+        """Whether this block's output takes part."""
+        return block in self.taken or (self._dense and block < self.taken[-1]) or block == self.last_block
+
+    def add(self, block: int, tokens: Tensor) -> None:
+        """Take the output (B, N, C) of a block."""
+        if len(self.outputs) == len(self.taken):
+            return
+        group_end = self.taken[len(self.outputs)]
+        if self._dense:
+            self._accumulate(block, group_end, tokens)
+            if block == group_end:
+                self.outputs.append(self._average())
+        elif block == group_end:
+            normalised, alpha = self._normalise(block, block, tokens)
+            self.outputs.append(normalised if alpha is None else normalised * alpha)
+
+    def _normalise(self, block: int, rotation: int, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shift and rotate the patches; and the factor of every token (N, 1), 1 for prefix tokens."""
+        if self._normalizer is None:
+            return tokens, None
+        is_prefix = self._prefix_mask.unsqueeze(-1)
+        alpha = torch.where(is_prefix, torch.ones_like(self._normalizer.alphas[block]), self._normalizer.alphas[block])
+        return torch.where(is_prefix, tokens, self._normalizer(tokens, block, rotation)), alpha
+
+    def _accumulate(self, block: int, group_end: int, tokens: Tensor) -> None:
+        normalised, alpha = self._normalise(block, group_end, tokens)
+        if alpha is not None and self._pre_alpha:
+            normalised = normalised * alpha
+        self._sum = normalised if self._sum is None else self._sum + normalised
+        if alpha is not None and not self._pre_alpha:
+            self._alpha_sum = alpha if self._alpha_sum is None else self._alpha_sum + alpha
+        self._count += 1
+
+    def _average(self) -> Tensor:
+        assert self._sum is not None
+        average = self._sum / self._count
+        if self._alpha_sum is not None:
+            average = average * (self._alpha_sum / self._count)
+        self._sum, self._alpha_sum, self._count = None, None, 0
+        return average

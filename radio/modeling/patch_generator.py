@@ -1,0 +1,173 @@
+"""From pixels to tokens: patches, position embeddings at any resolution, prefix tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+
+def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
+    """Cut images (B, 3, H, W) into patches (B, L, 3·P·P), raster order, each flattened as (channel, y, x)."""
+    batch, channels, height, width = x.shape
+    h, w = height // patch_size, width // patch_size
+    x = x.reshape(batch, channels, h, patch_size, w, patch_size).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(batch, h * w, channels * patch_size * patch_size)
+
+
+class PrefixTokens(nn.Module):
+    """The learned tokens before the patches: class tokens first, then registers."""
+
+    def __init__(self, num_tokens: int, dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(num_tokens, dim))
+
+
+class PatchGenerator(nn.Module):
+    """Patches with cropped position embeddings (CPE; RADIO, Ranzinger et al. 2023, section 3.3).
+
+    Args:
+        dim: Width C of the tokens.
+        patch_size: Side P of a patch, in pixels.
+        grid_size: Side of the stored grid of position embeddings.
+        num_cls_tokens, num_registers: Prefix tokens.
+        bias: Whether the patch projection has a bias.
+        align_corners: How the stored grid is resized.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        patch_size: int,
+        grid_size: int,
+        num_cls_tokens: int,
+        num_registers: int,
+        bias: bool,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.grid_size = grid_size
+        self.num_cls_tokens = num_cls_tokens
+        self.num_registers = num_registers
+        self.align_corners = align_corners
+        self.frames_per_clip = 1
+        self.embedder = nn.Linear(3 * patch_size * patch_size, dim, bias=bias)
+        self.pos_embed = nn.Parameter(torch.empty(1, grid_size * grid_size, dim))
+        self.cls_token = PrefixTokens(num_cls_tokens + num_registers, dim)
+
+    @property
+    def num_skip(self) -> int:
+        """Number of prefix tokens."""
+        return self.num_cls_tokens + self.num_registers
+
+    @contextmanager
+    def video_mode(self, t: int) -> Iterator[None]:
+        """While training, let every t consecutive images of a batch (one clip) share a random crop."""
+        if t < 1:
+            raise ValueError(f"a clip has at least 1 frame, got {t}")
+        before, self.frames_per_clip = self.frames_per_clip, t
+        try:
+            yield
+        finally:
+            self.frames_per_clip = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens of normalised images.
+
+        Args:
+            x: (B, 3, H, W), H and W multiples of the patch size.
+
+        Returns:
+            (B, T + L, C): the prefix tokens, then the patches in raster order.
+        """
+        batch, _, height, width = x.shape
+        grid = (height // self.patch_size, width // self.patch_size)
+        patches = self.embed_patches(flatten_patches(x, self.patch_size), grid)
+        return torch.cat([self.cls_token.token.expand(batch, -1, -1), patches], dim=1)
+
+    def embed_patches(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Project patches (B, L, 3·P·P) of one grid to the model's width and add their position embedding."""
+        embedded = self.embedder(patches)
+        if self.training:
+            return embedded + self._random_position_embedding(patches.shape[0], grid)
+        return embedded + self.position_embedding(grid)
+
+    def position_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """The position embedding of a grid (h, w) at inference, (1, h·w, C).
+
+        The stored square grid is resized bilinearly, in float32, to the larger side of the wanted grid, and the
+        top-left h x w of it is taken.
+        """
+        h, w = grid
+        if not torch.compiler.is_compiling() and h == w == self.grid_size:
+            return self.pos_embed
+        side = max(h, w)
+        stored = self._stored_grid()
+        resized = F.interpolate(stored, size=(side, side), mode="bilinear", align_corners=self.align_corners)
+        return resized[:, :, :h, :w].flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+
+    def _stored_grid(self) -> Tensor:
+        """The stored position embeddings as a float32 map (1, C, rows, cols)."""
+        stored = self.pos_embed.float().reshape(1, self.grid_size, self.grid_size, -1)
+        return stored.permute(0, 3, 1, 2)
+
+    def _random_position_embedding(self, batch: int, grid: tuple[int, int]) -> Tensor:
+        """A random crop of the stored grid for every clip of the batch, (B, h·w, C).
+
+        Scale uniform in [sqrt(0.1), 1], aspect ratio log-uniform in [3/4, 4/3], offset uniform.
+        """
+        frames = self.frames_per_clip
+        if batch % frames:
+            raise ValueError(f"a batch of {batch} images is not made of clips of {frames} frames")
+        clips, device = batch // frames, self.pos_embed.device
+        low, log_aspect = math.sqrt(0.1), math.log(4 / 3)
+        scale = torch.empty(clips, device=device).uniform_(low, 1)
+        aspect = torch.empty(clips, device=device).uniform_(-log_aspect, log_aspect).exp()
+        extent = torch.stack([scale * aspect, scale / aspect], dim=-1).clamp(max=1)
+        offset = torch.rand(clips, 2, device=device) * (1 - extent)
+        h, w = grid
+        ys, xs = torch.meshgrid(
+            torch.linspace(0, 1, h, device=device), torch.linspace(0, 1, w, device=device), indexing="ij"
+        )
+        unit = torch.stack([xs, ys], dim=-1)
+        points = unit * extent[:, None, None] + offset[:, None, None]
+        crop = F.grid_sample(
+            self._stored_grid().expand(clips, -1, -1, -1), points * 2 - 1, mode="bilinear", align_corners=True
+        )
+        embedding = crop.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        return embedding.repeat_interleave(frames, dim=0)
+
+
+class PlainPatchEmbed(nn.Module):
+    """The patch projection of a plain ViT, with timm's parameter names."""
+
+    def __init__(self, dim: int, patch_size: int, bias: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project images (B, 3, H, W) to patches (B, L, C) in raster order."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def resize_plain_position_embedding(pos_embed: Tensor, grid: tuple[int, int], stored: int, prefix: int) -> Tensor:
+    """The position embedding of a plain ViT for a grid, resized as timm does it (bicubic, antialiased).
+
+    Args:
+        pos_embed: (1, prefix + stored², C).
+        grid: Wanted grid (h, w).
+        stored: Side of the stored grid.
+        prefix: How many leading entries belong to prefix tokens.
+
+    Returns:
+        (1, prefix + h·w, C).
+    """
+    if grid == (stored, stored):
+        return pos_embed
+    return resample_abs_pos_embed(pos_embed, list(grid), [stored, stored], num_prefix_tokens=prefix)

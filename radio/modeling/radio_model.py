@@ -1,0 +1,351 @@
+"""RADIO: conditioner, backbone, normalizers and adaptors behind one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from radio.config import RadioConfig
+from radio.modeling.adaptors import Adaptor
+from radio.modeling.backbone import Backbone, DINOv2Backbone, Windows
+from radio.modeling.input_conditioner import InputConditioner
+from radio.modeling.intermediates import (
+    Aggregation,
+    AlphaScheme,
+    IntermediateCollector,
+    resolve_indices,
+)
+from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
+from radio.modeling.outputs import RadioOutput, Resolution
+from radio.modeling.packing import PackedLayout, attend_within
+from radio.modeling.windows import window_schedule
+
+FeatureFormat = Literal["NLC", "NCHW"]
+Output = RadioOutput | dict[str, RadioOutput]
+
+
+class RADIONetwork(nn.Module):
+    """The network: images as tensors in, summary and spatial features out.
+
+    Args:
+        config: What shapes the model.
+        adaptor_names: The adaptors to build, in this order.
+
+    Attributes:
+        config: What shapes the model.
+        input_conditioner: Input normalisation.
+        model: The backbone.
+        adaptors: The built adaptors by name; set it to None to switch them off.
+        window_size: Side of the ViTDet windows in patches, or None.
+
+    Raises:
+        ValueError: An adaptor is not in the description.
+    """
+
+    def __init__(self, config: RadioConfig, adaptor_names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.config = config
+        self.input_conditioner: nn.Module = InputConditioner()
+        self.model = DINOv2Backbone(config) if config.layout == "dinov2" else Backbone(config)
+        self.feature_normalizer = FeatureNormalizer(config.embed_dim) if config.feature_normalizer else None
+        self.inter_feature_normalizer = (
+            IntermediateFeatureNormalizer(config.depth, config.embed_dim, config.intermediate_normalizer == "per_layer")
+            if config.intermediate_normalizer
+            else None
+        )
+        self.adaptors: nn.ModuleDict | None = nn.ModuleDict(
+            {name: Adaptor(config.adaptor(name)) for name in adaptor_names}
+        )
+        self.window_size = config.vitdet_window_size
+        self._schedule = window_schedule(config.depth, config.vitdet_num_global, config.vitdet_num_windowed)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The ViT itself, whatever the layout."""
+        return self.model.inner if isinstance(self.model, DINOv2Backbone) else self.model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.backbone.blocks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.backbone.parameters()).dtype
+
+    @property
+    def patch_size(self) -> int:
+        """Side P of a patch, in pixels."""
+        return self.config.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width C of the spatial features."""
+        return self.config.embed_dim
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of the summary."""
+        return self.config.summary_dim
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Number T of prefix tokens (class tokens and registers) before the patches."""
+        return self.config.num_prefix_tokens
+
+    @property
+    def num_cls_tokens(self) -> int:
+        """Number of class tokens."""
+        return self.config.num_cls_tokens
+
+    @property
+    def max_resolution(self) -> int:
+        """Largest side of an image, in pixels, that the version was made for."""
+        return self.config.max_resolution
+
+    @property
+    def preferred_resolution(self) -> Resolution:
+        """The resolution at which the version works best."""
+        return Resolution(*self.config.preferred_resolution)
+
+    @property
+    def min_resolution_step(self) -> int:
+        """Height and width must be multiples of this: P, or P times the ViTDet window."""
+        return self.patch_size * (self.window_size or 1)
+
+    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """The closest height and width, in pixels, that the model accepts."""
+        step = self.min_resolution_step
+        return Resolution(*(max(int(side / step + 0.5), 1) * step for side in (height, width)))
+
+    def make_preprocessor_external(self) -> nn.Module:
+        """Take the input normalisation out of the model.
+
+        Returns:
+            The conditioner. From now on the caller applies it, and the model expects its output.
+        """
+        conditioner, self.input_conditioner = self.input_conditioner, nn.Identity()
+        return conditioner
+
+    def cpe_video_mode(self, t: int) -> AbstractContextManager[None]:
+        """While training, t consecutive images of a batch (one clip) share a random position crop.
+
+        Use it as ``with model.cpe_video_mode(t): ...``. At inference it changes nothing.
+        """
+        generator = self.backbone.patch_generator
+        return nullcontext() if generator is None else generator.video_mode(t)
+
+    def switch_to_deploy(self) -> None:
+        """Fold training-time structure for deployment. ViT models have none, so this does nothing."""
+
+    def split_summary(self, summary: Tensor) -> dict[str, Tensor]:
+        """The part of a backbone summary (B, D) that belongs to each teacher, (B, C) each."""
+        names = self.config.summary_names or ("summary",)
+        return dict(zip(names, summary.split(self.embed_dim, dim=-1), strict=True))
+
+    def forward(self, x: Tensor | Sequence[Tensor], feature_fmt: FeatureFormat = "NLC") -> Output | list[Output]:
+        """Summary and spatial features of images.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1], floating point, H and W multiples of `min_resolution_step`. Or a list of
+                images of different sizes, each (3, H, W) or (1, 3, H, W): they run packed in one pass, and every
+                one's result equals running it alone.
+            feature_fmt: ``"NLC"`` for features (B, L, C), ``"NCHW"`` for (B, C, H/P, W/P).
+
+        Returns:
+            `RadioOutput` (summary (B, D), features); with adaptors a dict of them: ``"backbone"`` and one float32
+            entry per adaptor. For a list of images, a list of such results, each with B = 1.
+
+        Raises:
+            TypeError: The input is not a floating-point tensor.
+            ValueError: The shape is not supported; the message says which is.
+        """
+        _check_format(feature_fmt)
+        if isinstance(x, Tensor):
+            self._check_images(x)
+            tokens = self.backbone(self.input_conditioner(x), self._windows())
+            return self._outputs(self.backbone.norm(tokens), self._grid(x), feature_fmt)
+        images = self._conditioned_list(x)
+        tokens, layout = self.backbone.forward_packed(images, self._windows())
+        return self._packed_outputs(tokens, layout, feature_fmt)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: FeatureFormat = "NCHW",
+        intermediates_only: bool = False,
+        aggregation: Aggregation = "sparse",
+        norm_alpha_scheme: AlphaScheme = "post-alpha",
+    ) -> list[Tensor] | list[RadioOutput] | tuple[Output, list[Tensor] | list[RadioOutput]]:
+        """Outputs of intermediate blocks, with or without the final output.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1].
+            indices: None for all blocks, n for the last n, or block numbers; negative ones count from the end.
+            return_prefix_tokens: Return `RadioOutput` (summary, features) per block instead of features alone.
+            norm: Apply the final norm to each.
+            stop_early: Do not run blocks after the last one taken. Only with `intermediates_only`, since the final
+                output needs every block.
+            output_fmt: ``"NCHW"`` or ``"NLC"``.
+            intermediates_only: Leave the final output out.
+            aggregation: ``"sparse"``: output of the block itself; ``"dense"``: average over the blocks since the
+                previous one taken.
+            norm_alpha_scheme: ``"post-alpha"``, ``"pre-alpha"`` or ``"none"`` (no intermediate normalizer).
+
+        Returns:
+            The list of intermediates; unless `intermediates_only`, a pair of the final output as in `forward` and
+            that list. (As in the public code, the final output that comes with intermediates is not normalised for
+            DINOv2-layout models.)
+
+        Raises:
+            TypeError: The input is not a floating-point tensor.
+            ValueError: A shape, an index or a mode is not supported.
+        """
+        _check_format(output_fmt)
+        _check_choice("aggregation", aggregation, ("sparse", "dense"))
+        _check_choice("norm_alpha_scheme", norm_alpha_scheme, ("post-alpha", "pre-alpha", "none"))
+        self._check_images(x)
+        grid = self._grid(x)
+        prefix = self.num_summary_tokens
+        collector = IntermediateCollector(
+            taken=resolve_indices(indices, self.config.depth),
+            depth=self.config.depth,
+            prefix_mask=torch.arange(prefix + grid[0] * grid[1], device=self.device) < prefix,
+            normalizer=self.inter_feature_normalizer,
+            aggregation=aggregation,
+            alpha_scheme=norm_alpha_scheme,
+            stop_early=stop_early and intermediates_only,
+        )
+        tokens = self.backbone(self.input_conditioner(x), self._windows(), collector)
+        outputs = [self.backbone.norm(output) if norm else output for output in collector.outputs]
+        features = [_to_format(output[:, prefix:], grid, output_fmt) for output in outputs]
+        intermediates = (
+            [RadioOutput(self._summary(output), f) for output, f in zip(outputs, features, strict=True)]
+            if return_prefix_tokens
+            else features
+        )
+        if intermediates_only:
+            return intermediates
+        final = tokens if self.config.layout == "dinov2" else self.backbone.norm(tokens)
+        return self._outputs(final, grid, output_fmt), intermediates
+
+    def _windows(self) -> Windows | None:
+        return None if self.window_size is None else Windows(self.window_size, self._schedule)
+
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+
+    def _summary(self, tokens: Tensor) -> Tensor:
+        if self.config.summary_pool == "mean":
+            return tokens[:, self.num_summary_tokens :].mean(dim=1)
+        return tokens[:, list(self.config.summary_idxs)].flatten(1)
+
+    def _spatial_features(self, patches: Tensor) -> Tensor:
+        return patches if self.feature_normalizer is None else self.feature_normalizer(patches)
+
+    def _outputs(self, tokens: Tensor, grid: tuple[int, int], feature_fmt: FeatureFormat) -> Output:
+        """The result of a dense batch from its final tokens (B, T + L, C)."""
+        features = self._spatial_features(tokens[:, self.num_summary_tokens :])
+        backbone = RadioOutput(self._summary(tokens), _to_format(features, grid, feature_fmt))
+        if not self.adaptors:
+            return backbone
+        outputs = {"backbone": backbone}
+        for name, adaptor in self.adaptors.items():
+            assert isinstance(adaptor, Adaptor)
+            summary, projected = adaptor(self._class_token(tokens, adaptor), features, grid)
+            fine_grid = (grid[0] * adaptor.upsample_factor, grid[1] * adaptor.upsample_factor)
+            outputs[name] = RadioOutput(summary, _to_format(projected, fine_grid, feature_fmt))
+        return outputs
+
+    def _class_token(self, tokens: Tensor, adaptor: Adaptor) -> Tensor:
+        if self.config.summary_pool == "mean":
+            return self._summary(tokens)
+        return tokens[:, adaptor.head_idx]
+
+    def _packed_outputs(self, tokens: Tensor, layout: PackedLayout, feature_fmt: FeatureFormat) -> list[Output]:
+        """Each image's result from packed tokens; norms and heads run over all images at once."""
+        images = layout.images(self.backbone.norm(tokens))
+        packed = self._spatial_features(torch.cat([image[:, self.num_summary_tokens :] for image in images], dim=1))
+        counts = layout.patch_counts
+        outputs: list[dict[str, RadioOutput]] = [
+            {"backbone": RadioOutput(self._summary(image), _to_format(features, grid, feature_fmt))}
+            for image, features, grid in zip(images, packed.split(counts, dim=1), layout.grids, strict=True)
+        ]
+        for name, adaptor in (self.adaptors or {}).items():
+            assert isinstance(adaptor, Adaptor)
+            summaries = adaptor.project_summary(torch.cat([self._class_token(image, adaptor) for image in images]))
+            projected = adaptor.project_features(packed, lambda q, k, v: attend_within(q, k, v, counts))
+            u = adaptor.upsample_factor
+            for output, summary, features, (h, w) in zip(
+                outputs, summaries.split(1), projected.split(counts, dim=1), layout.grids, strict=True
+            ):
+                fine = adaptor.unfold(features, (h, w))
+                output[name] = RadioOutput(summary, _to_format(fine, (h * u, w * u), feature_fmt))
+        return list(outputs) if self.adaptors else [output["backbone"] for output in outputs]
+
+    def _conditioned_list(self, x: Sequence[Tensor]) -> list[Tensor]:
+        images = []
+        for image in x:
+            if not isinstance(image, Tensor):
+                raise TypeError(
+                    f"expected tensors, got {type(image).__name__}; model.encode(...) takes paths, PIL images and arrays"
+                )
+            batch = image.unsqueeze(0) if image.ndim == 3 else image
+            self._check_images(batch)
+            if batch.shape[0] != 1:
+                raise ValueError(f"each image of a list must be (3, H, W) or (1, 3, H, W), got {tuple(image.shape)}")
+            images.append(self.input_conditioner(batch)[0])
+        if not images:
+            raise ValueError("the list of images is empty")
+        return images
+
+    def _check_images(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"expected a tensor, got {type(x).__name__}; model.encode(...) takes paths, PIL images and arrays"
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"expected floating-point values in [0, 1], got {x.dtype}; divide by 255, or use model.encode(...)"
+            )
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}")
+        height, width = x.shape[-2:]
+        step = self.min_resolution_step
+        if height % step or width % step or height < step or width < step:
+            nearest = self.get_nearest_supported_resolution(height, width)
+            windows = f" (patch {self.patch_size} x ViTDet window {self.window_size})" if self.window_size else ""
+            raise ValueError(
+                f"height and width must be multiples of {step}{windows}, got {height} x {width}; the nearest supported "
+                f"resolution is {nearest.height} x {nearest.width} (model.get_nearest_supported_resolution)"
+            )
+
+
+def _to_format(features: Tensor, grid: tuple[int, int], feature_fmt: FeatureFormat) -> Tensor:
+    """Spatial features (B, h·w, C) in the asked format."""
+    if feature_fmt == "NLC":
+        return features
+    return features.transpose(1, 2).unflatten(2, grid)
+
+
+def _check_format(feature_fmt: str) -> None:
+    _check_choice("feature format", feature_fmt, ("NLC", "NCHW"))
+
+
+def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
