@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging, merge_tokens
+from radio.token_merging.counts import resolve
 from radio.token_merging.in_network import TokenState
+from radio.token_merging.matching import split_grid
 
 
 def reference_assignment(
@@ -117,7 +119,7 @@ def test_agrees_with_reference(data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dtypes(dtype: torch.dtype) -> None:
     features = random_features(1, 42, channels=16).to(dtype)
-    merged = merge_tokens(features, (6, 7), ratio=0.64)
+    merged = merge_tokens(features, (6, 7), ratio=0.64, stride=(2, 2))
     assert merged.features.dtype == dtype
     assert merged.features.shape == (1, 42 - 27, 16)
     assert merged.sizes.dtype == merged.positions.dtype == torch.float32
@@ -166,7 +168,7 @@ def test_unmerged_tokens_come_out_untouched_and_reducing_again_changes_nothing()
 def test_identical_neighbours_merge_without_loss() -> None:
     cells = random_features(1, 12, channels=8).float().reshape(1, 3, 4, 8)
     features = cells.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).flatten(1, 2)
-    merged = merge_tokens(features, (6, 8), keep=12)
+    merged = merge_tokens(features, (6, 8), keep=12, stride=(2, 2))
     torch.testing.assert_close(merged.features, cells.flatten(1, 2))
     torch.testing.assert_close(merged.plan.unmerge(merged.features), features)
     assert merged.sizes.tolist() == [[4.0] * 12]
@@ -225,8 +227,6 @@ def test_reduce_takes_any_trailing_shape_and_integers() -> None:
 def test_random_destinations_lie_one_in_each_cell(
     height: int, width: int, sy: int, sx: int, seed: int
 ) -> None:
-    from radio.token_merging.matching import split_grid
-
     generator = torch.Generator().manual_seed(seed)
     split = split_grid((height, width), (sy, sx), torch.device("cpu"), True, generator)
     cells = [(i // width // sy, i % width // sx) for i in split.destinations.tolist()]
@@ -290,6 +290,13 @@ def test_counts() -> None:
     assert merge_tokens(features, (48, 48), r=100).features.shape[1] == 2204
     assert merge_tokens(features, (48, 48), keep=196).features.shape[1] == 196
     assert merge_tokens(features, (48, 48), keep=1).sizes.tolist() == [[2304.0]]
+
+
+@pytest.mark.parametrize(
+    ("keep", "stride"), [(1536, 2), (829, 3), (576, 3), (196, 5), (2, 48), (1, 48), (2304, 2)]
+)
+def test_stride_is_chosen_with_room_for_sources_that_stay(keep: int, stride: int) -> None:
+    assert resolve((48, 48), keep, None, None, None) == (keep, (stride, stride))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ class TokenState(NamedTuple):
         assignment = torch.arange(length, device=device).expand(batch, length)
         return cls(assignment, torch.ones((batch, length), device=device), grid)
 
+    @property
+    def nothing_merged(self) -> bool:
+        """Whether every patch still is its own token."""
+        return self.sizes.shape[1] == self.assignment.shape[1]
+
     def attention_bias(self, num_prefix: int, dtype: torch.dtype) -> Tensor:
         """(B, 1, 1, num_prefix + K): log of the sizes, 0 for prefix tokens, to be added to the attention
         logits.

@@ -113,8 +113,9 @@ def merge_tokens(
         r: Number of tokens that are removed.
         stride: Rows and columns of a cell; it need not divide the grid. There is a destination in every cell,
             so a stride allows no fewer than `ceil(rows / sy) * ceil(columns / sx)` tokens. None takes the
-            smallest square stride, from (2, 2) up, that allows the request: (4, 4) for `keep=196` on a
-            48x48 grid.
+            smallest square stride, from (2, 2) up, whose destinations are at most two thirds of the tokens
+            that
+            stay: (3, 3) for `ratio=0.64`, (5, 5) for `keep=196` on a 48x48 grid.
         metric: (B, L, any) what the similarity is computed from; None for the features themselves, as in the
             RADIOv2.5 paper.
         mode: `"mean"` (weighed by `sizes`), `"sum"` or `"max"`.
