@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,12 +18,24 @@ from radio.modeling.outputs import RadioOutput
 class TextEncoder(Protocol):
     """A teacher's text tower, as an adaptor uses it."""
 
-    def tokenizer(self, texts: list[str]) -> Tensor:
+    def tokenizer(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, length) of N texts."""
         ...
 
-    def encode_text(self, tokens: Tensor | Sequence[str], normalize: bool = False) -> Tensor:
-        """Embeddings (N, D) of tokens, or of texts directly."""
+    def encode_text(
+        self, tokens: Tensor | Sequence[str], normalize: bool = False, device: torch.device | None = None
+    ) -> Tensor:
+        """Embeddings (N, D) of tokens, or of texts directly, computed on the given device."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A string that changes whenever the embeddings would."""
+        ...
+
+    @property
+    def logit_scale(self) -> float | None:
+        """What the teacher multiplies cosine similarities by, if known."""
         ...
 
 
@@ -108,12 +121,13 @@ class Adaptor(nn.Module):
             normalize: Whether to scale each embedding to length 1.
 
         Returns:
-            (N, D).
+            (N, D) float32, on this adaptor's device; the text tower moves there.
 
         Raises:
             AttributeError: This teacher has no text tower.
         """
-        return self._text_encoder().encode_text(tokens, normalize=normalize)
+        device = next(self.head_mlp.parameters()).device
+        return self._text_encoder().encode_text(tokens, normalize=normalize, device=device)
 
     def _text_encoder(self) -> TextEncoder:
         if self.text is None:

@@ -1,4 +1,4 @@
-"""One small interface to every text tower, and the object behind it that loads the tower when it is first needed."""
+"""One small interface to every text tower, which loads the tower when it is first needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,30 +17,6 @@ from radio.text import open_clip_tower, siglip2_tower
 from radio.text.tower import TextTower, Tokenizer
 
 _TYPES = ("open_clip", "siglip2")
-
-
-class TextEncoder(Protocol):
-    """What an adaptor needs of its teacher's text tower."""
-
-    @property
-    def identity(self) -> str:
-        """A string that changes whenever the embeddings would: which tower, which weights."""
-
-    @property
-    def logit_scale(self) -> float | None:
-        """What the teacher multiplies cosine similarities by, if known."""
-
-    @property
-    def logit_bias(self) -> float:
-        """What the teacher adds to the scaled similarities; 0 if it has no bias."""
-
-    def tokenizer(self, texts: Sequence[str]) -> Tensor:
-        """Texts to token numbers, ``(N, length)`` int64."""
-
-    def encode_text(
-        self, text: Tensor | Sequence[str], normalize: bool = False, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Token numbers ``(N, length)``, or texts, to embeddings ``(N, D)`` in float32."""
 
 
 def has_text(teacher: Mapping[str, Any]) -> bool:
@@ -80,7 +56,7 @@ def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = No
 
 
 class LazyTextEncoder:
-    """A ``TextEncoder`` that loads tokenizer and tower when they are first used.
+    """A teacher's text tower; its tokenizer and its weights are loaded when they are first used.
 
     The tower runs on the device of the last call that named one (the CPU before that), in float32, without gradients.
     """
@@ -127,12 +103,12 @@ class LazyTextEncoder:
         return self._tokenize([texts] if isinstance(texts, str) else list(texts))
 
     def encode_text(
-        self, text: Tensor | Sequence[str], normalize: bool = False, device: torch.device | str | None = None
+        self, tokens: Tensor | Sequence[str], normalize: bool = False, device: torch.device | str | None = None
     ) -> Tensor:
         """Embed texts in the space of the teacher's summaries.
 
         Args:
-            text: Token numbers ``(N, length)`` as ``tokenizer`` gives them, or the texts themselves.
+            tokens: Token numbers ``(N, length)`` as ``tokenizer`` gives them, or the texts themselves.
             normalize: Whether to scale every embedding to length 1.
             device: Where the tower runs from now on; by default where it is.
 
@@ -144,7 +120,8 @@ class LazyTextEncoder:
             CheckpointError: The weights are not those of this tower.
             DownloadError: The weights are not here and cannot be downloaded.
         """
-        tokens = text if isinstance(text, Tensor) else self.tokenizer(text)
+        if not isinstance(tokens, Tensor):
+            tokens = self.tokenizer(tokens)
         if tokens.ndim != 2 or tokens.is_floating_point():
             raise ValueError(f"expected int64 token numbers (N, length), got {tokens.dtype} {tuple(tokens.shape)}")
         if device is not None:

@@ -80,10 +80,8 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         folder = weights if weights.is_dir() else weights.parent
         if any((folder / name).is_file() for name in _TOKENIZER_FILES):
             source = str(folder)
-    from open_clip.tokenizer import HFTokenizer
-
     try:
-        return HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+        return open_clip.tokenizer.HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
     except (OSError, ValueError) as error:
         place = "next to the weights given as text_weights" if weights is not None else "in a folder with the weights"
         raise DownloadError(
@@ -140,15 +138,13 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
 
 
 def _empty_tower(config: dict[str, Any], quick_gelu: bool, model: str) -> torch.nn.Module:
-    from open_clip.model import _build_text_tower
-
     if config["text_cfg"].get("hf_model_name"):
         raise CheckpointError(
             f"the text tower of {model!r} is the transformers model {config['text_cfg']['hf_model_name']!r}; "
             "only open_clip's own text towers are supported"
         )
     with torch.device("meta"):
-        module = _build_text_tower(config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu)
+        module = require("open_clip.model", "text")._build_text_tower(config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu)
     if module.attn_mask is not None:
         module.attn_mask = module.build_causal_mask()
     return module

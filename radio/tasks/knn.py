@@ -1,0 +1,181 @@
+"""Weighted k-nearest-neighbour classification on summaries, exact and in chunks.
+
+Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4, with the settings of DINO (arXiv 2104.14294): cosine similarity, k = 20, a
+vote of weight exp(similarity / 0.07).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Progress = Callable[[Iterable, int, str], Iterable]
+"""``progress(iterable, total, what)`` passes an iterable through and may show how far it is."""
+
+
+class Neighbours(NamedTuple):
+    """The nearest rows of a database, nearest first.
+
+    Attributes:
+        similarity: ``(Q, k)`` float32, cosine similarities.
+        index: ``(Q, k)`` int64, row numbers in the database.
+    """
+
+    similarity: Tensor
+    index: Tensor
+
+
+class Vote(NamedTuple):
+    """The classes that the neighbours vote for, best first.
+
+    Attributes:
+        classes: ``(Q, n)`` int64.
+        scores: ``(Q, n)`` float32, each class's share of the votes.
+    """
+
+    classes: Tensor
+    scores: Tensor
+
+
+def nearest(
+    queries: Tensor,
+    database: Any,
+    k: int = 20,
+    chunk_size: int = 8192,
+    query_size: int = 1024,
+    progress: Progress | None = None,
+) -> Neighbours:
+    """The k rows of the database with the largest cosine similarity to each query; exact.
+
+    Only one chunk of the database, and its similarities to one block of queries, are in memory at a time (next to the queries
+    themselves and the best k so far). Of equal similarities, the lower row number comes first.
+
+    Args:
+        queries: ``(Q, C)``, on the device where the search shall run.
+        database: ``(N, C)``: a tensor, a NumPy array (memory-mapped, for one larger than memory), or an iterable of
+            such chunks in order of their row numbers.
+        k: How many neighbours; all rows when the database has fewer.
+        chunk_size: Rows of a tensor or array that are read at a time; iterables bring their own chunks.
+        query_size: Queries that are compared at a time.
+        progress: Shows the progress over the chunks.
+
+    Raises:
+        ValueError: k below 1, an empty database, or widths that differ.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    queries = F.normalize(queries.float(), dim=-1)
+    similarity = queries.new_empty(len(queries), 0)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    first = 0
+    chunks: Iterable[Tensor] = _chunks(database, chunk_size)
+    if progress is not None:
+        chunks = progress(chunks, -(-len(database) // chunk_size) if hasattr(database, "shape") else 0, "database")
+    for chunk in chunks:
+        if chunk.ndim != 2 or chunk.shape[1] != queries.shape[1]:
+            raise ValueError(f"the database is {tuple(chunk.shape)} but the queries are {tuple(queries.shape)}")
+        chunk = F.normalize(chunk.to(queries.device).float(), dim=-1)
+        rows = torch.arange(first, first + len(chunk), device=queries.device)
+        parts = [
+            _best(
+                torch.cat([similarity[i : i + query_size], queries[i : i + query_size] @ chunk.T], dim=1),
+                index[i : i + query_size],
+                rows,
+                k,
+            )
+            for i in range(0, len(queries), query_size)
+        ]
+        if parts:
+            similarity = torch.cat([part.similarity for part in parts])
+            index = torch.cat([part.index for part in parts])
+        first += len(chunk)
+    if first == 0:
+        raise ValueError("the database is empty")
+    return Neighbours(similarity, index)
+
+
+def vote(neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5) -> Vote:
+    """Let the neighbours vote, each with weight exp(similarity / temperature).
+
+    Args:
+        labels: ``(N,)`` int64, the class of each row of the database.
+        num_classes: How many classes there are.
+        temperature: Smaller values give the nearest ones more weight.
+        top: How many classes to return for each query.
+
+    Returns:
+        The best classes; of equal shares, the lower class number comes first.
+
+    Raises:
+        ValueError: A temperature that is not positive, or labels outside [0, num_classes).
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    labels = labels.to(neighbours.index.device)
+    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
+        raise ValueError(f"labels must lie in [0, {num_classes}), got {int(labels.min())} to {int(labels.max())}")
+    shares = (neighbours.similarity.double() / temperature).softmax(dim=-1)
+    totals = shares.new_zeros(len(shares), num_classes)
+    totals.scatter_add_(1, labels[neighbours.index], shares)
+    ordered = totals.sort(dim=-1, descending=True, stable=True)
+    return Vote(ordered.indices[:, :top], ordered.values[:, :top].float())
+
+
+def classify(
+    queries: Tensor,
+    database: Any,
+    labels: Tensor,
+    num_classes: int | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    top: int = 5,
+    chunk_size: int = 8192,
+    query_size: int = 1024,
+    progress: Progress | None = None,
+) -> Vote:
+    """Classify queries by their nearest neighbours: `nearest`, then `vote`.
+
+    Args:
+        num_classes: One more than the largest label when ``None``.
+
+    Raises:
+        ValueError: As in `nearest` and `vote`, or when there is not one label for each row.
+    """
+    if hasattr(database, "shape") and len(database) != len(labels):
+        raise ValueError(f"{len(database)} rows in the database but {len(labels)} labels")
+    neighbours = nearest(queries, database, k, chunk_size, query_size, progress)
+    if num_classes is None:
+        num_classes = int(labels.max()) + 1
+    return vote(neighbours, labels, num_classes, temperature, top)
+
+
+def _chunks(database: Any, chunk_size: int) -> Iterator[Tensor]:
+    whole = hasattr(database, "shape")
+    parts = (database[i : i + chunk_size] for i in range(0, len(database), chunk_size)) if whole else database
+    for chunk in parts:
+        yield chunk if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))
+
+
+def _best(similarity: Tensor, known: Tensor, rows: Tensor, k: int) -> Neighbours:
+    """The best k columns of each row. The first columns are the best so far, `known`; the others are `rows` of the database.
+
+    Columns are in the order of their row numbers among equal values, so "the leftmost first" is "the lowest number first".
+    """
+    k = min(k, similarity.shape[1])
+    values, columns = similarity.topk(k, dim=1)
+    crowded = (similarity >= values[:, -1:]).sum(dim=1) > k
+    if crowded.any():
+        columns[crowded] = similarity[crowded].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    columns = columns.sort(dim=1).values
+    values, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    new = rows[(columns - known.shape[1]).clamp(min=0)]
+    if known.shape[1] == 0:
+        return Neighbours(values, new)
+    old = known.gather(1, columns.clamp(max=known.shape[1] - 1))
+    return Neighbours(values, torch.where(columns < known.shape[1], old, new))
