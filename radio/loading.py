@@ -103,6 +103,7 @@ def build_model(
         model = RADIOModel(checkpoint.config, adaptors)
     unused = tuple(f"adaptors.{a.name}." for a in checkpoint.config.adaptors if a.name not in adaptors)
     tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(unused)}
+    model.checkpoint_path = checkpoint.path
     return fill(model, tensors, device, dtype).eval()
 
 

@@ -14,7 +14,13 @@ from radio.modeling.radio_model import RADIONetwork
 
 
 class RADIOModel(RADIONetwork):
-    """A RADIO model. Build it with `radio.load_model`."""
+    """A RADIO model. Build it with `radio.load_model`.
+
+    Attributes:
+        checkpoint_path: The file or folder that the weights came from.
+    """
+
+    checkpoint_path: Path
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.

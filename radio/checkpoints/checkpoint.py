@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from radio.catalog import Release, find_release
 from radio.checkpoints.describe import describe
-from radio.checkpoints.hub_repo import read_hub_repo
-from radio.checkpoints.torch_file import read_torch_file
+from radio.checkpoints.hub_repo import read_hub_content, read_hub_repo
+from radio.checkpoints.torch_file import read_torch_content, read_torch_file
 from radio.config import RadioConfig
 from radio.errors import CheckpointError
 
@@ -42,13 +44,9 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, or does not hold a RADIO model.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no file or folder {str(path)!r}")
-    if path.is_dir() or path.suffix == ".safetensors":
-        raw = read_hub_repo(path if path.is_dir() else path.parent)
-    else:
-        raw = read_torch_file(path)
+    path = _existing(path)
+    folder = _hub_folder(path)
+    raw = read_hub_repo(folder) if folder else read_torch_file(path)
     config, tensors = describe(raw, str(path))
     release = release or find_release(config.version)
     if release is not None:
@@ -56,6 +54,34 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
         if "pos_embed_align_corners" in raw.repository:
             config = replace(config, pos_embed_align_corners=raw.repository["pos_embed_align_corners"])
     return Checkpoint(config, tensors, path)
+
+
+def read_content(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds, as it is stored: ``args`` (a Namespace), ``state_dict`` and whatever else there is.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or unsafe.
+    """
+    path = _existing(path)
+    folder = _hub_folder(path)
+    if folder is None:
+        return read_torch_content(path)
+    config, tensors = read_hub_content(folder)
+    return {**config, "args": Namespace(**config["args"]), "state_dict": tensors}
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"there is no file or folder {str(path)!r}")
+    return path
+
+
+def _hub_folder(path: Path) -> Path | None:
+    """The folder of a Hub repository that a path names, or None for a torch file."""
+    if path.is_dir():
+        return path
+    return path.parent if path.suffix == ".safetensors" else None
 
 
 def _with_release(config: RadioConfig, release: Release) -> RadioConfig:

@@ -33,15 +33,24 @@ def read_hub_repo(folder: Path) -> RawCheckpoint:
     Raises:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
+    config, stored = read_hub_content(folder)
+    tensors = {name.removeprefix(_PREFIX): value for name, value in stored.items()}
+    return RawCheckpoint(args=config["args"], tensors=tensors, repository=config)
+
+
+def read_hub_content(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """``config.json`` and the tensors of a Hub repository's folder, under their stored names, memory-mapped.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or not a RADIO model's.
+    """
     config = _read_json(folder / CONFIG)
-    args = config.get("args")
-    if not isinstance(args, dict):
+    if not isinstance(config.get("args"), dict):
         raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         tensors.update(_read_safetensors(file))
-    tensors = {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
-    return RawCheckpoint(args=args, tensors=tensors, repository=config)
+    return config, tensors
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -42,10 +42,7 @@ def read_torch_file(path: Path) -> RawCheckpoint:
         CheckpointError: The file is not such a file, is damaged, or names a global that is not on the short
             list of what a released checkpoint needs.
     """
-    _check_container(path)
-    content = _load(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a RADIO checkpoint")
+    content = read_torch_content(path)
     ema = content.get("state_dict_ema")
     state = ema if ema is not None else content.get("state_dict")
     if state is None or "args" not in content:
@@ -64,6 +61,20 @@ def read_torch_file(path: Path) -> RawCheckpoint:
     tensors = {name.removeprefix("module."): value for name, value in state.items()}
     tensors = fold_spectral(tensors, args.get("spectral_reparam"))
     return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
+
+
+def read_torch_content(path: Path) -> dict[str, Any]:
+    """The dict that a torch checkpoint file holds, memory-mapped and read without running any code.
+
+    Raises:
+        CheckpointError: The file is not a torch file, is damaged, names a global that is not allowed, or holds
+            something other than a dict.
+    """
+    _check_container(path)
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a RADIO checkpoint")
+    return content
 
 
 def _check_container(path: Path) -> None:
