@@ -10,7 +10,6 @@ from torch import Tensor
 
 from radio.token_merging.counts import Grid
 from radio.token_merging.matching import match, split_grid
-from radio.token_merging.merge import make_plan
 from radio.token_merging.plan import MergePlan
 
 
@@ -70,7 +69,7 @@ class TokenState(NamedTuple):
         line = (1, current)
         metric = keys[:, :, num_prefix:].mean(dim=1)
         step_assignment = match(metric, split_grid(line, (1, 2), x.device), current - r, "raster")
-        step = make_plan(step_assignment, current - r, line, self.sizes)
+        step = MergePlan.from_assignment(step_assignment, current - r, line, self.sizes)
         merged = torch.cat((x[:, :num_prefix], step.reduce(x[:, num_prefix:])), dim=1)
         return merged, TokenState(step_assignment.gather(1, self.assignment), step.sizes, self.grid)
 

@@ -62,21 +62,24 @@ class TokenMerging:
         sizes: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> MergedTokens:
-        """Merge `features`; see `merge_tokens`."""
-        return merge_tokens(
-            features,
-            grid,
-            keep=self.keep,
-            ratio=self.ratio,
-            r=self.r,
-            stride=self.stride,
-            metric=metric,
-            mode=self.mode,
-            order=self.order,
-            sizes=sizes,
-            random_destinations=self.random_destinations,
-            generator=generator,
-        )
+        """Merge features; the arguments and the result are those of `merge_tokens`."""
+        _check_shapes(features, grid, metric, sizes)
+        plan = self.plan(features if metric is None else metric, grid, sizes=sizes, generator=generator)
+        return MergedTokens(plan.reduce(features, self.mode), plan.sizes, plan.centroids(), plan)
+
+    def plan(
+        self,
+        metric: Tensor,
+        grid: Grid,
+        *,
+        sizes: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> MergePlan:
+        """Decide what merges, from a metric (B, L, any), without merging anything; see `merge_tokens`."""
+        _check_shapes(metric, grid, None, sizes)
+        kept, stride = resolve(grid, self.keep, self.ratio, self.r, self.stride)
+        split = split_grid(grid, stride, metric.device, self.random_destinations, generator)
+        return MergePlan.from_assignment(match(metric, split, kept, self.order), kept, grid, sizes)
 
 
 def merge_tokens(
@@ -114,8 +117,7 @@ def merge_tokens(
         stride: Rows and columns of a cell; it need not divide the grid. There is a destination in every cell,
             so a stride allows no fewer than `ceil(rows / sy) * ceil(columns / sx)` tokens. None takes the
             smallest square stride, from (2, 2) up, whose destinations are at most two thirds of the tokens
-            that
-            stay: (3, 3) for `ratio=0.64`, (5, 5) for `keep=196` on a 48x48 grid.
+            that stay: (3, 3) for `ratio=0.64`, (5, 5) for `keep=196` on a 48x48 grid.
         metric: (B, L, any) what the similarity is computed from; None for the features themselves, as in the
             RADIOv2.5 paper.
         mode: `"mean"` (weighed by `sizes`), `"sum"` or `"max"`.
@@ -138,24 +140,8 @@ def merge_tokens(
     ToMe (Bolya et al. 2022, arXiv 2210.09461, section 3) on the cells of ToMeSD (Bolya & Hoffman 2023, arXiv
     2303.17604).
     """
-    check_mode(mode)
-    _check_order(order)
-    _check_shapes(features, grid, metric, sizes)
-    kept, stride = resolve(grid, keep, ratio, r, stride)
-    split = split_grid(grid, stride, features.device, random_destinations, generator)
-    assignment = match(features if metric is None else metric, split, kept, order)
-    plan = make_plan(assignment, kept, grid, sizes)
-    return MergedTokens(plan.reduce(features, mode), plan.sizes, plan.centroids(), plan)
-
-
-def make_plan(assignment: Tensor, kept: int, grid: Grid, sizes: Tensor | None = None) -> MergePlan:
-    """Complete an assignment (B, L) to `kept` tokens with the sizes before (None: one each) and after
-    it."""
-    source_sizes = torch.ones(assignment.shape, device=assignment.device) if sizes is None else sizes.float()
-    merged_sizes = source_sizes.new_zeros((assignment.shape[0], kept)).scatter_add(
-        1, assignment, source_sizes
-    )
-    return MergePlan(assignment, source_sizes, merged_sizes, (grid[0], grid[1]))
+    merging = TokenMerging(keep, ratio, r, stride, mode, order, random_destinations)
+    return merging(features, grid, metric=metric, sizes=sizes, generator=generator)
 
 
 def _check_order(order: str) -> None:

@@ -32,6 +32,20 @@ class MergePlan(NamedTuple):
     sizes: Tensor
     grid: tuple[int, int]
 
+    @classmethod
+    def from_assignment(
+        cls, assignment: Tensor, kept: int, grid: tuple[int, int], sizes: Tensor | None = None
+    ) -> MergePlan:
+        """Complete an assignment (B, L) to `kept` tokens; `sizes` (B, L) before the merge, None for one
+        each."""
+        source_sizes = (
+            torch.ones(assignment.shape, device=assignment.device) if sizes is None else sizes.float()
+        )
+        empty = source_sizes.new_zeros((assignment.shape[0], kept))
+        return cls(
+            assignment, source_sizes, empty.scatter_add(1, assignment, source_sizes), (grid[0], grid[1])
+        )
+
     def reduce(self, x: Tensor, mode: Mode = "mean") -> Tensor:
         """Merge any other tensor with one entry per input token in the same way.
 
@@ -93,6 +107,22 @@ class MergePlan(NamedTuple):
         values = x.reshape(batch, x.shape[1], -1)
         index = self.assignment[:, :, None].expand(-1, -1, values.shape[2])
         return values.gather(1, index).reshape(batch, length, *x.shape[2:])
+
+    def refine(self, factor: int) -> MergePlan:
+        """The same merge for a map that is `factor` times finer along each side, e.g. of an upsampling
+        adaptor.
+
+        All `factor * factor` places of a patch go into the token of that patch, so K stays.
+        """
+        if factor == 1:
+            return self
+        height, width = self.grid
+        rows = torch.arange(height * factor, device=self.assignment.device)[:, None] // factor
+        columns = torch.arange(width * factor, device=self.assignment.device) // factor
+        patch = (rows * width + columns).flatten()
+        fine = self.assignment[:, patch]
+        sizes = self.source_sizes[:, patch]
+        return MergePlan.from_assignment(fine, self.sizes.shape[1], (height * factor, width * factor), sizes)
 
     def centroids(self) -> Tensor:
         """(B, K, 2) float32: mean (row, column) of the patches of each merged token; patch (0, 0) is the
