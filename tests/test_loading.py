@@ -1,0 +1,133 @@
+"""load_model: names, choices, dtypes and what goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from radio import CheckpointError, load_model
+from radio.checkpoints import read_checkpoint
+
+
+@pytest.fixture
+def path(reference):
+    return reference / "v2_5" / "checkpoint.pth.tar"
+
+
+def test_path_as_string_and_as_path_object(path):
+    assert torch.equal(
+        load_model(path, device="cpu").state_dict()["model.patch_generator.pos_embed"],
+        load_model(str(path), device="cpu").state_dict()["model.patch_generator.pos_embed"],
+    )
+
+
+def test_device_and_dtype(path):
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    assert load_model(path).device.type == (accelerator or torch.device("cpu")).type
+    assert load_model(path, dtype=torch.float16, device="cpu").dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version_or_path": "radio_v2.5-x"}, "unknown version 'radio_v2.5-x'; released: radio_v2.5-b"),
+        ({"version_or_path": ""}, "empty version"),
+        ({"version_or_path": "e-radio_v2"}, "not supported"),
+        ({"version_or_path": "./nowhere.pth.tar"}, "no file or folder"),
+        ({"adaptors": ["clip", "blip"]}, "unknown adaptor 'blip'.*has: clip, siglip, dino_v2, sam"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'; allowed: auto, float32"),
+        ({"dtype": torch.int8}, "floating-point"),
+        ({"vitdet_window_size": 0}, "at least 1 patch"),
+        ({"vitdet_window_size": 2, "vitdet_num_global": 0}, "vitdet_num_global must be at least 1"),
+        ({"text_weights": {"siglip": "x"}, "adaptors": ["clip"]}, "not among the loaded adaptors"),
+    ],
+)
+def test_bad_arguments(path, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(**{"version_or_path": path, "device": "cpu", **options})
+
+
+def test_a_repository_without_adaptor_tensors_says_where_they_are(reference, tmp_path):
+    model = load_model(reference / "hf_repo", device="cpu")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no adaptor tensors.*load_model\('radio_v2.5-b'"):
+        load_model(tmp_path, adaptors="clip", device="cpu")
+
+
+def test_align_corners_is_the_versions_and_can_be_overridden(reference, path):
+    assert read_checkpoint(path).config.pos_embed_align_corners is False
+    assert read_checkpoint(reference / "hf_repo").config.pos_embed_align_corners is True
+    chosen = load_model(reference / "hf_repo", device="cpu", pos_embed_align_corners=False)
+    assert chosen.backbone.patch_generator.align_corners is False
+
+
+def test_save_and_load_keeps_choices_and_bits(reference, tmp_path):
+    model = load_model(
+        reference / "hf_repo",
+        adaptors=["siglip"],
+        device="cpu",
+        dtype="bfloat16",
+        vitdet_window_size=2,
+        vitdet_num_windowed=5,
+        pos_embed_align_corners=False,
+    )
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, adaptors=["siglip"], device="cpu")
+    assert again.config == model.config.__class__(**{**model.config.__dict__, **_saved_fields(again)})
+    assert (again.dtype, again.window_size, again.config.vitdet_num_windowed) == (torch.bfloat16, 2, 5)
+    assert again.config.pos_embed_align_corners is False
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    x = torch.rand(1, 3, 64, 96)
+    assert torch.equal(model(x)["siglip"].features, again(x)["siglip"].features)
+
+
+def _saved_fields(model) -> dict:
+    return {"dtype": "bfloat16", "adaptors": model.config.adaptors}
+
+
+def test_windows_warn_where_a_version_was_not_trained_with_them(reference, tmp_path, caplog):
+    import json
+    import shutil
+
+    shutil.copytree(reference / "hf_repo", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["version"] = "c-radio_v3-b"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with caplog.at_level(logging.WARNING):
+        load_model(tmp_path / "model", device="cpu", vitdet_window_size=2)
+    assert "not trained with ViTDet" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory map")
+@pytest.mark.parametrize("name", ["v2_5/checkpoint.pth.tar", "hf_repo/model.safetensors"])
+def test_weights_are_mapped_from_the_file(reference, name):
+    """A float32 file becomes a float32 model without a copy: every parameter lies in the mapped file."""
+    file = reference / name
+    model = load_model(file, device="cpu")
+    mapped = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(file)):
+            start, end = line.split()[0].split("-")
+            mapped.append(range(int(start, 16), int(end, 16)))
+    assert all(any(p.data_ptr() in span for span in mapped) for p in model.parameters())
+
+
+def test_a_folder_that_is_no_repository(tmp_path):
+    with pytest.raises(CheckpointError, match="no config.json"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_importing_the_package_is_cheap():
+    """`import radio` brings in neither torch nor the text libraries; loading a model brings in no text library."""
+    code = (
+        "import sys, radio; assert 'torch' not in sys.modules; radio.load_model; "
+        "assert not {'open_clip', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
