@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from radio.config import RadioConfig
 from radio.modeling.block import NORM_EPS, Block
+from radio.modeling.merging import MergingPass
 from radio.modeling.packing import DenseLayout, PackedLayout, TokenLayout
 from radio.modeling.patch_generator import (
     PatchGenerator,
@@ -89,19 +90,26 @@ class Backbone(nn.Module):
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, windows: Windows | None = None, collector: Collector | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        windows: Windows | None = None,
+        collector: Collector | None = None,
+        merging: MergingPass | None = None,
+    ) -> Tensor:
         """Run a batch of images of one size.
 
         Args:
             x: Normalised images (B, 3, H, W).
             windows: ViTDet windows; None for global attention in every block.
             collector: Takes intermediate outputs.
+            merging: Merges patch tokens in every block; not together with windows.
 
         Returns:
             Tokens (B, T + L, C) before the final norm: prefix tokens, then patches in raster order.
         """
         layout = DenseLayout(self.num_prefix_tokens, self._grid(x), windows.side if windows else None)
-        return self._run_blocks(self._embed(x), layout, windows, collector)
+        return self._run_blocks(self._embed(x), layout, windows, collector, merging)
 
     def forward_packed(
         self, images: Sequence[Tensor], windows: Windows | None = None, collector: Collector | None = None
@@ -121,9 +129,15 @@ class Backbone(nn.Module):
         return self._run_blocks(self._embed_packed(images, layout), layout, windows, collector), layout
 
     def _run_blocks(
-        self, tokens: Tensor, layout: TokenLayout, windows: Windows | None, collector: Collector | None
+        self,
+        tokens: Tensor,
+        layout: TokenLayout,
+        windows: Windows | None,
+        collector: Collector | None,
+        merging: MergingPass | None = None,
     ) -> Tensor:
         schedule = windows.schedule if windows else (False,) * len(self.blocks)
+        restore = layout.restore if merging is None else merging.expand
         tokens = layout.enter(tokens)
         prefix: Tensor | None = None
         for i, block in enumerate(self.blocks):
@@ -131,13 +145,16 @@ class Backbone(nn.Module):
                 prefix, tokens = layout.split(tokens)
             elif prefix is not None and not schedule[i]:
                 prefix, tokens = None, layout.join(prefix, tokens)
-            tokens = block(tokens) if prefix is not None else block(tokens, layout.attend)
+            if merging is not None:
+                tokens = merging.run_block(i, block, tokens)
+            else:
+                tokens = block(tokens) if prefix is not None else block(tokens, layout.attend)
             if collector is not None and collector.wants(i):
                 whole = tokens if prefix is None else layout.join(prefix, tokens)
-                collector.add(i, layout.restore(whole))
+                collector.add(i, restore(whole))
                 if i == collector.last_block:
-                    return layout.restore(whole)
-        return layout.restore(tokens)
+                    return restore(whole)
+        return restore(tokens)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size

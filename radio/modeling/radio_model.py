@@ -19,13 +19,24 @@ from radio.modeling.intermediates import (
     IntermediateCollector,
     resolve_indices,
 )
+from radio.modeling.merged_outputs import MergedOutput, MergedRadioOutput
+from radio.modeling.merging import (
+    MergingPass,
+    backbone_features,
+    check_merging,
+    merge_output,
+    merging_per_image,
+    plan_reduction,
+)
 from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
 from radio.modeling.outputs import RadioOutput, Resolution
 from radio.modeling.packing import PackedLayout, attend_within
 from radio.modeling.windows import window_schedule
+from radio.token_merging import InNetworkMerging, MergedTokens, TokenMerging
 
 FeatureFormat = Literal["NLC", "NCHW"]
 Output = RadioOutput | dict[str, RadioOutput]
+Intermediates = list[Tensor] | list[RadioOutput] | list[MergedTokens | MergedRadioOutput]
 
 
 class RADIONetwork(nn.Module):
@@ -153,7 +164,13 @@ class RADIONetwork(nn.Module):
         names = self.config.summary_names or ("summary",)
         return dict(zip(names, summary.split(self.embed_dim, dim=-1), strict=True))
 
-    def forward(self, x: Tensor | Sequence[Tensor], feature_fmt: FeatureFormat = "NLC") -> Output | list[Output]:
+    def forward(
+        self,
+        x: Tensor | Sequence[Tensor],
+        feature_fmt: FeatureFormat = "NLC",
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
+        tome: InNetworkMerging | None = None,
+    ) -> Output | MergedOutput | list[Output | MergedOutput]:
         """Summary and spatial features of images.
 
         Args:
@@ -161,23 +178,34 @@ class RADIONetwork(nn.Module):
                 images of different sizes, each (3, H, W) or (1, 3, H, W): they run packed in one pass, and every
                 one's result equals running it alone.
             feature_fmt: ``"NLC"`` for features (B, L, C), ``"NCHW"`` for (B, C, H/P, W/P).
+            merge: Merge the final features to fewer tokens, ``"NLC"`` only; for a list of images one for all or
+                one for each.
+            tome: Merge tokens inside the network, which is faster and approximate; a batch of one size, no windows.
 
         Returns:
             `RadioOutput` (summary (B, D), features); with adaptors a dict of them: ``"backbone"`` and one float32
-            entry per adaptor. For a list of images, a list of such results, each with B = 1.
+            entry per adaptor. For a list of images, a list of such results, each with B = 1. With `merge`, or with
+            a `tome` that does not expand, there is a `MergedRadioOutput` in place of each `RadioOutput`.
 
         Raises:
             TypeError: The input is not a floating-point tensor.
-            ValueError: The shape is not supported; the message says which is.
+            ValueError: The shape or the combination of arguments is not supported; the message says which is.
         """
         _check_format(feature_fmt)
+        check_merging(merge, tome, feature_fmt, isinstance(x, Tensor), self.window_size is not None)
         if isinstance(x, Tensor):
             self._check_images(x)
-            tokens = self.backbone(self.input_conditioner(x), self._windows())
-            return self._outputs(self.backbone.norm(tokens), self._grid(x), feature_fmt)
+            grid = self._grid(x)
+            assert not isinstance(merge, Sequence)
+            merging = self._merging_pass(tome, x)
+            tokens = self.backbone(self.input_conditioner(x), self._windows(), merging=merging)
+            output = self._outputs(self.backbone.norm(tokens), grid, feature_fmt)
+            return merge_output(output, grid, merge, merging)
         images = self._conditioned_list(x)
+        merges = merging_per_image(merge, len(images))
         tokens, layout = self.backbone.forward_packed(images, self._windows())
-        return self._packed_outputs(tokens, layout, feature_fmt)
+        outputs = self._packed_outputs(tokens, layout, feature_fmt)
+        return [merge_output(*each) for each in zip(outputs, layout.grids, merges, strict=True)]
 
     def forward_intermediates(
         self,
@@ -190,7 +218,9 @@ class RADIONetwork(nn.Module):
         intermediates_only: bool = False,
         aggregation: Aggregation = "sparse",
         norm_alpha_scheme: AlphaScheme = "post-alpha",
-    ) -> list[Tensor] | list[RadioOutput] | tuple[Output, list[Tensor] | list[RadioOutput]]:
+        merge: TokenMerging | None = None,
+        tome: InNetworkMerging | None = None,
+    ) -> Intermediates | tuple[Output | MergedOutput, Intermediates]:
         """Outputs of intermediate blocks, with or without the final output.
 
         Args:
@@ -205,11 +235,15 @@ class RADIONetwork(nn.Module):
             aggregation: ``"sparse"``: output of the block itself; ``"dense"``: average over the blocks since the
                 previous one taken.
             norm_alpha_scheme: ``"post-alpha"``, ``"pre-alpha"`` or ``"none"`` (no intermediate normalizer).
+            merge: Merge the features to fewer tokens, ``"NLC"`` only. What merges is decided once, on the final
+                features (on the last intermediate with `intermediates_only`), so that tokens correspond.
+            tome: Merge tokens inside the network; intermediates are expanded to the full grid.
 
         Returns:
             The list of intermediates; unless `intermediates_only`, a pair of the final output as in `forward` and
             that list. (As in the public code, the final output that comes with intermediates is not normalised for
-            DINOv2-layout models.)
+            DINOv2-layout models.) With `merge`, or with a `tome` that does not expand, intermediates are
+            `MergedTokens`, or `MergedRadioOutput` with prefix tokens.
 
         Raises:
             TypeError: The input is not a floating-point tensor.
@@ -218,8 +252,10 @@ class RADIONetwork(nn.Module):
         _check_format(output_fmt)
         _check_choice("aggregation", aggregation, ("sparse", "dense"))
         _check_choice("norm_alpha_scheme", norm_alpha_scheme, ("post-alpha", "pre-alpha", "none"))
+        check_merging(merge, tome, output_fmt, True, self.window_size is not None)
         self._check_images(x)
         grid = self._grid(x)
+        merging = self._merging_pass(tome, x)
         prefix = self.num_summary_tokens
         collector = IntermediateCollector(
             taken=resolve_indices(indices, self.config.depth),
@@ -230,7 +266,7 @@ class RADIONetwork(nn.Module):
             alpha_scheme=norm_alpha_scheme,
             stop_early=stop_early and intermediates_only,
         )
-        tokens = self.backbone(self.input_conditioner(x), self._windows(), collector)
+        tokens = self.backbone(self.input_conditioner(x), self._windows(), collector, merging)
         outputs = [self.backbone.norm(output) if norm else output for output in collector.outputs]
         features = [_to_format(output[:, prefix:], grid, output_fmt) for output in outputs]
         intermediates = (
@@ -239,12 +275,23 @@ class RADIONetwork(nn.Module):
             else features
         )
         if intermediates_only:
-            return intermediates
+            reduction = plan_reduction(features[-1], grid, merge, merging)
+            return [reduction.apply(each) for each in intermediates] if reduction else intermediates
         final = tokens if self.config.layout == "dinov2" else self.backbone.norm(tokens)
-        return self._outputs(final, grid, output_fmt), intermediates
+        output = self._outputs(final, grid, output_fmt)
+        reduction = plan_reduction(backbone_features(output), grid, merge, merging)
+        if reduction is None:
+            return output, intermediates
+        return reduction.apply(output), [reduction.apply(each) for each in intermediates]
 
     def _windows(self) -> Windows | None:
         return None if self.window_size is None else Windows(self.window_size, self._schedule)
+
+    def _merging_pass(self, tome: InNetworkMerging | None, x: Tensor) -> MergingPass | None:
+        if tome is None:
+            return None
+        depth, prefix = self.config.depth, self.num_summary_tokens
+        return MergingPass(tome, depth, prefix, self._grid(x), x.shape[0], x.device)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size

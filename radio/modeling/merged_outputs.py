@@ -1,0 +1,69 @@
+"""Outputs whose spatial features are merged tokens instead of a grid of patches."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import NamedTuple, overload
+
+from torch import Tensor
+
+from radio.modeling.outputs import RadioOutput
+from radio.token_merging import MergedTokens, MergePlan
+from radio.token_merging.plan import Mode
+
+
+class MergedRadioOutput(NamedTuple):
+    """The result for a batch of images whose tokens were merged.
+
+    It is no `RadioOutput`, so that code which expects a grid of patches fails at once instead of misreading
+    it.
+
+    Attributes:
+        summary: One vector per image, (B, D).
+        features: The merged tokens, (B, K, C).
+        sizes: (B, K) float32: how many patches each token stands for.
+        positions: (B, K, 2) float32: mean (row, column) of these patches on the grid of the image.
+        plan: `plan.unmerge(x)` spreads tokens (B, K, ...) back onto the patches (B, L, ...), `plan.reduce(x)`
+            merges any other per-patch tensor alike.
+    """
+
+    summary: Tensor
+    features: Tensor
+    sizes: Tensor
+    positions: Tensor
+    plan: MergePlan
+
+
+MergedOutput = MergedRadioOutput | dict[str, MergedRadioOutput]
+
+
+class Reduction(NamedTuple):
+    """What merges, and how the values of merged tokens combine.
+
+    One reduction serves the backbone's features, every adaptor's and every intermediate layer's, so row k of
+    each stands for the same patches.
+    """
+
+    plan: MergePlan
+    mode: Mode
+
+    @overload
+    def apply(self, output: Tensor) -> MergedTokens: ...
+    @overload
+    def apply(self, output: RadioOutput) -> MergedRadioOutput: ...
+    @overload
+    def apply(self, output: dict[str, RadioOutput]) -> dict[str, MergedRadioOutput]: ...
+    def apply(
+        self, output: Tensor | RadioOutput | dict[str, RadioOutput]
+    ) -> MergedTokens | MergedRadioOutput | dict[str, MergedRadioOutput]:
+        """Merge features (B, L, C), those of an output, or those of every entry of a dict.
+
+        The map of an upsampling adaptor, (B, L·u·u, C), has all places of a patch in that patch's token.
+        """
+        if isinstance(output, dict):
+            return {name: self.apply(entry) for name, entry in output.items()}
+        if isinstance(output, RadioOutput):
+            return MergedRadioOutput(output.summary, *self.apply(output.features))
+        finer = isqrt(output.shape[1] // self.plan.assignment.shape[1])
+        features = self.plan.refine(finer).reduce(output, self.mode)
+        return MergedTokens(features, self.plan.sizes, self.plan.centroids(), self.plan)
