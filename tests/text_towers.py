@@ -1,4 +1,4 @@
-"""Small text towers with random weights, made by the libraries that define the real ones, saved in their own file layouts."""
+"""Small text towers with random weights, made and saved by the libraries that define the real ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-_WORDS = "a photo of the cat dog coffee cup astronaut rocket person sky street bad good drawing , . ! ' - _ A Photo Cat".split()
+_WORDS = [
+    "photo",
+    "of",
+    "the",
+    "cat",
+    "dog",
+    "coffee",
+    "cup",
+    "astronaut",
+    "rocket",
+    "person",
+    "sky",
+    "drawing",
+]
 
 
 def open_clip_config(dim: int, siglip: bool = False) -> dict:
-    """A tiny model description in open_clip's own format; with quick GELU like the clip teacher, or like SigLIP's text tower."""
+    """A tiny model in open_clip's own format: quick GELU like the clip teacher, or SigLIP's kind of tower."""
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     if siglip:
         text = {
@@ -28,7 +41,13 @@ def open_clip_config(dim: int, siglip: bool = False) -> dict:
             "pool_type": "last",
             "norm_kwargs": {"eps": 1e-6},
         }
-        return {"embed_dim": dim, "custom_text": True, "init_logit_bias": -10, "vision_cfg": vision, "text_cfg": text}
+        return {
+            "embed_dim": dim,
+            "custom_text": True,
+            "init_logit_bias": -10,
+            "vision_cfg": vision,
+            "text_cfg": text,
+        }
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     return {"embed_dim": dim, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
 
@@ -42,14 +61,17 @@ def open_clip_folder(folder: Path, dim: int, siglip: bool = False) -> Path:
     torch.manual_seed(dim)
     model = open_clip.create_model(f"local-dir:{folder}")
     sharpen(model)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     if siglip:
         save_tokenizer(folder)
     return folder
 
 
 def siglip2_folder(folder: Path, dim: int, naflex: bool = False) -> Path:
-    """A folder in transformers' layout: a SigLIP 2 model of fixed size (as siglip2-g-384) or naflex (as siglip2-so400m)."""
+    """A SigLIP 2 model as transformers saves it: of fixed size (siglip2-g-384) or naflex (siglip2-so400m)."""
     import transformers
 
     kind = "Siglip2" if naflex else "Siglip"
@@ -79,7 +101,7 @@ def sharpen(model: torch.nn.Module) -> None:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A real subword tokenizer with an end-of-text token and padding, as tokenizer.json and tokenizer_config.json."""
+    """A real subword tokenizer with an end-of-text token and padding, in transformers' files."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +110,9 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_previous")
     specials = ["<pad>", "<eos>", "<bos>", "<unk>"]
     alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789")
-    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(_WORDS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     PreTrainedTokenizerFast(

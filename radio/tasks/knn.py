@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification on summaries, exact and in chunks.
 
-Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4, with the settings of DINO (arXiv 2104.14294): cosine similarity, k = 20, a
+Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4, with the settings of DINO (arXiv 2104.14294): cosine
+    similarity, k = 20, a
 vote of weight exp(similarity / 0.07).
 """
 
@@ -14,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radio.modeling.radio_model import RADIONetwork
+from radio.tasks.image_batches import Batch
+
 Progress = Callable[[Iterable, int, str], Iterable]
 """``progress(iterable, total, what)`` passes an iterable through and may show how far it is."""
 
@@ -23,11 +27,11 @@ class Neighbours(NamedTuple):
 
     Attributes:
         similarity: ``(Q, k)`` float32, cosine similarities.
-        index: ``(Q, k)`` int64, row numbers in the database.
+        rows: ``(Q, k)`` int64, row numbers in the database.
     """
 
     similarity: Tensor
-    index: Tensor
+    rows: Tensor
 
 
 class Vote(NamedTuple):
@@ -52,13 +56,14 @@ def nearest(
 ) -> Neighbours:
     """The k rows of the database with the largest cosine similarity to each query; exact.
 
-    Only one chunk of the database, and its similarities to one block of queries, are in memory at a time (next to the queries
-    themselves and the best k so far). Of equal similarities, the lower row number comes first.
+    Only one chunk of the database, and its similarities to one block of queries, are in memory at a time
+    (next to the queries themselves and the best k so far). Of equal similarities, the lower row number comes
+    first.
 
     Args:
         queries: ``(Q, C)``, on the device where the search shall run.
-        database: ``(N, C)``: a tensor, a NumPy array (memory-mapped, for one larger than memory), or an iterable of
-            such chunks in order of their row numbers.
+        database: ``(N, C)``: a tensor, a NumPy array (memory-mapped, for one larger than memory), or an
+            iterable of such chunks in order of their row numbers.
         k: How many neighbours; all rows when the database has fewer.
         chunk_size: Rows of a tensor or array that are read at a time; iterables bring their own chunks.
         query_size: Queries that are compared at a time.
@@ -75,10 +80,14 @@ def nearest(
     first = 0
     chunks: Iterable[Tensor] = _chunks(database, chunk_size)
     if progress is not None:
-        chunks = progress(chunks, -(-len(database) // chunk_size) if hasattr(database, "shape") else 0, "database")
+        chunks = progress(
+            chunks, -(-len(database) // chunk_size) if hasattr(database, "shape") else 0, "database"
+        )
     for chunk in chunks:
         if chunk.ndim != 2 or chunk.shape[1] != queries.shape[1]:
-            raise ValueError(f"the database is {tuple(chunk.shape)} but the queries are {tuple(queries.shape)}")
+            raise ValueError(
+                f"the database is {tuple(chunk.shape)} but the queries are {tuple(queries.shape)}"
+            )
         chunk = F.normalize(chunk.to(queries.device).float(), dim=-1)
         rows = torch.arange(first, first + len(chunk), device=queries.device)
         parts = [
@@ -92,14 +101,16 @@ def nearest(
         ]
         if parts:
             similarity = torch.cat([part.similarity for part in parts])
-            index = torch.cat([part.index for part in parts])
+            index = torch.cat([part.rows for part in parts])
         first += len(chunk)
     if first == 0:
         raise ValueError("the database is empty")
     return Neighbours(similarity, index)
 
 
-def vote(neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5) -> Vote:
+def vote(
+    neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5
+) -> Vote:
     """Let the neighbours vote, each with weight exp(similarity / temperature).
 
     Args:
@@ -116,12 +127,14 @@ def vote(neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: 
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    labels = labels.to(neighbours.index.device)
+    labels = labels.to(neighbours.rows.device)
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
-        raise ValueError(f"labels must lie in [0, {num_classes}), got {int(labels.min())} to {int(labels.max())}")
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), got {int(labels.min())} to {int(labels.max())}"
+        )
     shares = (neighbours.similarity.double() / temperature).softmax(dim=-1)
     totals = shares.new_zeros(len(shares), num_classes)
-    totals.scatter_add_(1, labels[neighbours.index], shares)
+    totals.scatter_add_(1, labels[neighbours.rows], shares)
     ordered = totals.sort(dim=-1, descending=True, stable=True)
     return Vote(ordered.indices[:, :top], ordered.values[:, :top].float())
 
@@ -154,6 +167,21 @@ def classify(
     return vote(neighbours, labels, num_classes, temperature, top)
 
 
+@torch.inference_mode()
+def write_summaries(model: RADIONetwork, batches: Iterable[Batch], out: Any) -> None:
+    """Run the backbone over images and keep their summaries.
+
+    Args:
+        batches: Images, from `radio.tasks.image_batches.batches`.
+        out: ``(N, D)``, a NumPy array (memory-mapped, for one larger than memory); rows get the summaries of
+            the images at these positions.
+    """
+    for batch in batches:
+        output = model(batch.pixels.to(model.device, model.dtype))
+        summary = output["backbone"].summary if isinstance(output, dict) else output.summary
+        out[batch.positions] = summary.float().cpu().numpy()
+
+
 def _chunks(database: Any, chunk_size: int) -> Iterator[Tensor]:
     whole = hasattr(database, "shape")
     parts = (database[i : i + chunk_size] for i in range(0, len(database), chunk_size)) if whole else database
@@ -162,9 +190,11 @@ def _chunks(database: Any, chunk_size: int) -> Iterator[Tensor]:
 
 
 def _best(similarity: Tensor, known: Tensor, rows: Tensor, k: int) -> Neighbours:
-    """The best k columns of each row. The first columns are the best so far, `known`; the others are `rows` of the database.
+    """The best k columns of each row.
 
-    Columns are in the order of their row numbers among equal values, so "the leftmost first" is "the lowest number first".
+    The first columns are the best so far, `known`; the others are `rows` of the database. Columns with equal
+    values are in the order of their row numbers, so "the leftmost first" is "the lowest
+    number first".
     """
     k = min(k, similarity.shape[1])
     values, columns = similarity.topk(k, dim=1)

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radio.modeling.adaptors import Adaptor
+from radio.modeling.radio_model import RADIONetwork
 from radio.optional import require
+from radio.tasks.image_batches import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def imagenet_templates(kind: str = "openai") -> tuple[str, ...]:
-    """Sentences for ImageNet, with ``{}`` for the class name: ``"openai"`` (80 of them) or ``"simple"`` (7).
+    """Sentences for ImageNet with ``{}`` for the class: ``"openai"`` (80 of them) or ``"simple"`` (7).
 
     Raises:
         ValueError: Another kind.
@@ -54,12 +56,14 @@ def imagenet_templates(kind: str = "openai") -> tuple[str, ...]:
     if kind not in ("openai", "simple"):
         raise ValueError(f"unknown templates {kind!r}; there are 'openai' and 'simple'")
     open_clip = require("open_clip", "text")
-    templates = open_clip.OPENAI_IMAGENET_TEMPLATES if kind == "openai" else open_clip.SIMPLE_IMAGENET_TEMPLATES
+    templates = (
+        open_clip.OPENAI_IMAGENET_TEMPLATES if kind == "openai" else open_clip.SIMPLE_IMAGENET_TEMPLATES
+    )
     return tuple(template("{}") for template in templates)
 
 
 def default_cache_dir() -> Path:
-    """Where class embeddings are kept: ``radio/zero_shot`` under ``$XDG_CACHE_HOME``, or else under ``~/.cache``."""
+    """Where class embeddings are kept: ``radio/zero_shot`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radio" / "zero_shot"
 
 
@@ -71,14 +75,15 @@ def class_embeddings(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """One embedding per class: the mean over the templates of the normalised text embeddings, normalised again.
+    """One embedding per class: the mean of its sentences' normalised embeddings, normalised again.
 
     Args:
         adaptor: A text-aligned adaptor of a model.
         classes: K class names.
         templates: Sentences with ``{}`` for the class name.
         batch_size: How many texts go through the text tower at once.
-        cache_dir: Where to keep the result, under a hash of classes, templates and text tower; ``None`` keeps nothing.
+        cache_dir: Where to keep the result, under a hash of classes, templates and text tower; ``None`` keeps
+            nothing.
         progress: Shows the progress over the batches.
 
     Returns:
@@ -89,8 +94,12 @@ def class_embeddings(
     """
     _check_prompts(classes, templates)
     if adaptor.text is None:
-        raise ValueError(f"adaptor {adaptor.name!r} has no text tower; zero-shot needs one, such as clip or siglip")
-    cached = None if cache_dir is None else _cache_file(Path(cache_dir), adaptor.text.identity, classes, templates)
+        raise ValueError(
+            f"adaptor {adaptor.name!r} has no text tower; zero-shot needs one, such as clip or siglip"
+        )
+    cached = (
+        None if cache_dir is None else _cache_file(Path(cache_dir), adaptor.text.identity, classes, templates)
+    )
     if cached is not None:
         known = _read_cache(cached)
         if known is not None:
@@ -130,7 +139,9 @@ class ZeroShotClassifier:
         logit_scale: What similarities are multiplied by before the softmax.
     """
 
-    def __init__(self, classes: Sequence[str], embeddings: Tensor, logit_scale: float = DEFAULT_LOGIT_SCALE) -> None:
+    def __init__(
+        self, classes: Sequence[str], embeddings: Tensor, logit_scale: float = DEFAULT_LOGIT_SCALE
+    ) -> None:
         if len(classes) != len(embeddings):
             raise ValueError(f"{len(classes)} classes but {len(embeddings)} embeddings")
         self.classes = tuple(classes)
@@ -171,19 +182,22 @@ class ZeroShotClassifier:
         """
         if summary.ndim != 2 or summary.shape[1] != self.embeddings.shape[1]:
             raise ValueError(
-                f"expected summaries (B, {self.embeddings.shape[1]}) to compare with the text, got {tuple(summary.shape)}; "
-                "the adaptor and the text tower must belong to the same teacher"
+                f"expected summaries (B, {self.embeddings.shape[1]}) to compare with the text, got "
+                f"{tuple(summary.shape)}; the adaptor and the text tower must belong to the same teacher"
             )
         if self.embeddings.device != summary.device:
             self.embeddings = self.embeddings.to(summary.device)
         return F.normalize(summary.float(), dim=-1) @ self.embeddings.T
 
     def probabilities(self, summary: Tensor) -> Tensor:
-        """Softmax over the classes of the scaled similarities: ``(B, D)`` to ``(B, K)``, rows that sum to 1."""
+        """Softmax over the classes of the scaled similarities: ``(B, D)`` to ``(B, K)``."""
         return (self.similarity(summary) * self.logit_scale).softmax(dim=-1)
 
     def top(self, summary: Tensor, k: int = 5) -> Tensor:
-        """The k best classes of each image, best first: ``(B, D)`` to ``(B, k)`` int64. Of equal ones, the first comes first."""
+        """The numbers of each image's k best classes, best first: ``(B, D)`` to ``(B, k)`` int64.
+
+        Of equal ones, the lower number comes first.
+        """
         order = self.similarity(summary).sort(dim=-1, descending=True, stable=True).indices
         return order[:, :k]
 
@@ -227,6 +241,30 @@ def count_correct(classifier: ZeroShotClassifier, summary: Tensor, labels: Tenso
     """
     hits = classifier.top(summary, 5) == labels.to(summary.device)[:, None]
     return Accuracy(int(hits[:, 0].sum()), int(hits.sum()), len(labels))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: RADIONetwork,
+    adaptor_name: str,
+    classifier: ZeroShotClassifier,
+    batches: Iterable[Batch],
+    labels: Sequence[int],
+) -> Accuracy:
+    """Classify a data set and count how often the true class comes first, and among the first five.
+
+    Args:
+        model: A model that was loaded with this adaptor.
+        adaptor_name: The adaptor whose text tower made the classifier.
+        batches: Images, from `radio.tasks.image_batches.batches`.
+        labels: The true class of every image of the data set.
+    """
+    total = Accuracy(0, 0, 0)
+    for batch in batches:
+        output = model(batch.pixels.to(model.device, model.dtype))[adaptor_name]
+        truth = torch.tensor([labels[position] for position in batch.positions])
+        total = total + count_correct(classifier, output.summary, truth)
+    return total
 
 
 def _check_prompts(classes: Sequence[str], templates: Sequence[str]) -> None:

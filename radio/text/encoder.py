@@ -20,7 +20,7 @@ _TYPES = ("open_clip", "siglip2")
 
 
 def has_text(teacher: Mapping[str, Any]) -> bool:
-    """Whether a teacher (an entry of a checkpoint's ``args.teachers``) has a text tower that this library can load."""
+    """Whether a teacher (an entry of ``args.teachers``) has a text tower that can be loaded."""
     return teacher.get("type") in _TYPES
 
 
@@ -28,10 +28,10 @@ def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = No
     """The text tower of a teacher. Nothing is imported, downloaded or read before it is used.
 
     Args:
-        teacher: The teacher's entry of the checkpoint: ``type`` (``"open_clip"`` or ``"siglip2"``), ``model`` and, for
-            open_clip, ``pretrained``.
-        weights: Local weights instead of a download: an open_clip checkpoint (``.safetensors``, ``.pt``, ``.bin``), a folder in
-            open_clip's layout, or, for SigLIP 2, a folder in transformers' layout.
+        teacher: The teacher's entry of the checkpoint: ``type`` (``"open_clip"`` or ``"siglip2"``), ``model``
+            and, for open_clip, ``pretrained``.
+        weights: Local weights instead of a download: an open_clip checkpoint (``.safetensors``, ``.pt``,
+            ``.bin``), a folder in open_clip's layout, or, for SigLIP 2, a folder in transformers' layout.
 
     Raises:
         ValueError: The teacher has no text tower, or an unknown one; the message lists those that are known.
@@ -40,17 +40,21 @@ def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = No
     kind = teacher.get("type")
     name = teacher.get("name", "?")
     if kind not in _TYPES:
-        raise ValueError(f"teacher {name!r} is of type {kind!r}, which has no text tower; with text: {', '.join(_TYPES)}")
+        raise ValueError(
+            f"teacher {name!r} is of type {kind!r}, which has no text tower; with text: {', '.join(_TYPES)}"
+        )
     model = teacher.get("model")
     if not isinstance(model, str):
-        raise ValueError(f"teacher {name!r} of type {kind!r} does not say which model its text tower belongs to")
+        raise ValueError(
+            f"teacher {name!r} of type {kind!r} does not say which model its text tower belongs to"
+        )
     path = None if weights is None else Path(weights).expanduser()
     if path is not None and not path.exists():
         raise CheckpointError(f"text_weights of adaptor {name!r}: {path} does not exist")
     if kind == "siglip2" and path is None and model not in siglip2_tower.REPOSITORIES:
         raise ValueError(
-            f"unknown SigLIP 2 text tower {model!r}; known: {', '.join(siglip2_tower.REPOSITORIES)}; or give the folder of "
-            "its transformers model as text_weights=..."
+            f"unknown SigLIP 2 text tower {model!r}; known: {', '.join(siglip2_tower.REPOSITORIES)}; "
+            "or give the folder of its transformers model as text_weights=..."
         )
     return LazyTextEncoder(kind, model, str(teacher.get("pretrained") or ""), path)
 
@@ -58,7 +62,8 @@ def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = No
 class LazyTextEncoder:
     """A teacher's text tower; its tokenizer and its weights are loaded when they are first used.
 
-    The tower runs on the device of the last call that named one (the CPU before that), in float32, without gradients.
+    The tower runs on the device of the last call that named one (the CPU before that), in float32, without
+    gradients.
     """
 
     def __init__(self, kind: str, model: str, pretrained: str = "", weights: Path | None = None) -> None:
@@ -73,12 +78,14 @@ class LazyTextEncoder:
 
     @property
     def identity(self) -> str:
-        """A hash of the tower's kind, model, tag and, for local weights, of the files' names, sizes and times."""
+        """A hash of the tower's kind, model and tag; with local weights, of its files' sizes and times."""
         description: list[Any] = [self.kind, self.model, self.pretrained]
         if self.weights is not None:
             files = sorted(self.weights.iterdir()) if self.weights.is_dir() else [self.weights]
             stats = [(path, path.stat()) for path in files if path.is_file()]
-            description.append([(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+            description.append(
+                [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+            )
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     @property
@@ -98,12 +105,16 @@ class LazyTextEncoder:
             texts: A list of strings, or one string.
 
         Returns:
-            ``(N, length)`` int64 on the CPU; ``length`` is the tower's context length (77 for CLIP, 64 for SigLIP).
+            ``(N, length)`` int64 on the CPU; ``length`` is the tower's context length (77 for CLIP, 64 for
+            SigLIP).
         """
         return self._tokenize([texts] if isinstance(texts, str) else list(texts))
 
     def encode_text(
-        self, tokens: Tensor | Sequence[str], normalize: bool = False, device: torch.device | str | None = None
+        self,
+        tokens: Tensor | Sequence[str],
+        normalize: bool = False,
+        device: torch.device | str | None = None,
     ) -> Tensor:
         """Embed texts in the space of the teacher's summaries.
 
@@ -123,7 +134,9 @@ class LazyTextEncoder:
         if not isinstance(tokens, Tensor):
             tokens = self.tokenizer(tokens)
         if tokens.ndim != 2 or tokens.is_floating_point():
-            raise ValueError(f"expected int64 token numbers (N, length), got {tokens.dtype} {tuple(tokens.shape)}")
+            raise ValueError(
+                f"expected int64 token numbers (N, length), got {tokens.dtype} {tuple(tokens.shape)}"
+            )
         if device is not None:
             self._tower.module.to(device)
         where = next(self._tower.module.parameters()).device

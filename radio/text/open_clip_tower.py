@@ -14,7 +14,14 @@ from radio.optional import require
 from radio.text.tower import TextTower, Tokenizer
 from radio.text.weights import read_tensors
 
-_CLIP_TEXT_NAMES = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "cls_emb")
+_CLIP_TEXT_NAMES = (
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "cls_emb",
+)
 _LOGIT_NAMES = ("logit_scale", "logit_bias")
 _WEIGHT_FILES = (
     "open_clip_model.safetensors",
@@ -31,19 +38,23 @@ def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
     Args:
         model: open_clip's name of the model, e.g. ``"ViT-H-14-378-quickgelu"``.
         pretrained: open_clip's tag of its weights, e.g. ``"dfn5b"``.
-        weights: A local checkpoint of that model, or a folder in open_clip's own layout (``open_clip_config.json`` and
-            ``open_clip_model.safetensors``), whose config then replaces that of ``model``. ``None`` downloads the tag.
+        weights: A local checkpoint of that model, or a folder in open_clip's own layout
+            (``open_clip_config.json`` and ``open_clip_model.safetensors``), whose config then replaces that
+            of ``model``. ``None`` downloads the tag.
 
     Raises:
         MissingExtraError: open_clip is not installed.
-        CheckpointError: open_clip does not know the model or the tag, or the file does not hold its text tower.
+        CheckpointError: open_clip does not know the model or the tag, or the file does not hold its text
+            tower.
         DownloadError: The weights cannot be downloaded.
     """
     open_clip = require("open_clip", "text")
     model = _registry_name(model)
     config = _model_config(open_clip, model, weights)
     path = _local_file(weights) if weights is not None else _download(open_clip, model, pretrained)
-    quick_gelu = bool(config.get("quick_gelu")) or (weights is None and _tag_has_quick_gelu(open_clip, model, pretrained))
+    quick_gelu = bool(config.get("quick_gelu")) or (
+        weights is None and _tag_has_quick_gelu(open_clip, model, pretrained)
+    )
     module = _empty_tower(config, quick_gelu, model)
     tensors = read_tensors(path, _is_wanted)
     logits = {name: tensors.pop(name) for name in _LOGIT_NAMES if name in tensors}
@@ -59,14 +70,15 @@ def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
 
 
 def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
-    """The tokenizer of an open_clip model: a function from a list of texts to ``(N, context_length)`` int64 token numbers.
+    """The tokenizer of an open_clip model: N texts to ``(N, context_length)`` int64 token numbers.
 
-    Tokenizer files next to local weights are preferred to a download. CLIP's own tokenizer comes with open_clip.
+    Tokenizer files next to local weights are preferred to a download. CLIP's own comes with open_clip.
 
     Raises:
         MissingExtraError: open_clip is not installed.
         CheckpointError: open_clip does not know the model.
-        DownloadError: The tokenizer's files are neither next to the weights nor in the cache, and cannot be downloaded.
+        DownloadError: The tokenizer's files are neither next to the weights nor in the cache, and cannot be
+            downloaded.
     """
     open_clip = require("open_clip", "text")
     text = _model_config(open_clip, _registry_name(model), weights)["text_cfg"]
@@ -81,12 +93,14 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         if any((folder / name).is_file() for name in _TOKENIZER_FILES):
             source = str(folder)
     try:
-        return open_clip.tokenizer.HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+        return open_clip.tokenizer.HFTokenizer(
+            source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
+        )
     except (OSError, ValueError) as error:
-        place = "next to the weights given as text_weights" if weights is not None else "in a folder with the weights"
         raise DownloadError(
-            f"cannot load the tokenizer of {model} from {source!r}: put tokenizer.json and tokenizer_config.json of "
-            f"https://huggingface.co/{repository} {place} (text_weights=...)"
+            f"cannot load the tokenizer of {model} from {source!r}: put tokenizer.json and "
+            f"tokenizer_config.json of https://huggingface.co/{repository} next to the weights "
+            "file given as text_weights=..."
         ) from error
 
 
@@ -98,13 +112,13 @@ def _registry_name(model: str) -> str:
 def _model_config(open_clip: Any, model: str, weights: Path | None) -> dict[str, Any]:
     if weights is not None and weights.is_dir():
         if not (weights / "open_clip_config.json").is_file():
-            raise CheckpointError(f"{weights} has no open_clip_config.json; give the weights file itself instead")
+            raise CheckpointError(f"{weights} has no open_clip_config.json; give the weights file itself")
         return open_clip.get_model_config(f"local-dir:{weights}")
     config = open_clip.get_model_config(model)
     if config is None:
         raise CheckpointError(
-            f"open_clip {open_clip.__version__} does not know the model {model!r}; a newer open_clip may "
-            "(open_clip.list_models() lists them), or give text_weights a folder with its open_clip_config.json"
+            f"open_clip {open_clip.__version__} does not know the model {model!r}; a newer version may "
+            "(open_clip.list_models() lists them), or give text_weights a folder with open_clip_config.json"
         )
     return config
 
@@ -130,7 +144,9 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
     try:
         return Path(open_clip.download_pretrained(row))
     except (OSError, RuntimeError) as error:
-        source = f"https://huggingface.co/{row['hf_hub'].rstrip('/')}" if row.get("hf_hub") else row.get("url")
+        source = (
+            f"https://huggingface.co/{row['hf_hub'].rstrip('/')}" if row.get("hf_hub") else row.get("url")
+        )
         raise DownloadError(
             f"cannot download the text tower {model} ({pretrained}): get open_clip_model.safetensors or "
             f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=..."
@@ -144,7 +160,9 @@ def _empty_tower(config: dict[str, Any], quick_gelu: bool, model: str) -> torch.
             "only open_clip's own text towers are supported"
         )
     with torch.device("meta"):
-        module = require("open_clip.model", "text")._build_text_tower(config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu)
+        module = require("open_clip.model", "text")._build_text_tower(
+            config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu
+        )
     if module.attn_mask is not None:
         module.attn_mask = module.build_causal_mask()
     return module
@@ -156,7 +174,9 @@ def _is_wanted(name: str) -> bool:
 
 def _tower_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """In older files the text tower's parts lie at the top level, in newer ones under ``text.``"""
-    nested = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    nested = {
+        name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")
+    }
     return nested or tensors
 
 

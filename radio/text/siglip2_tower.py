@@ -23,7 +23,13 @@ REPOSITORIES = {
 
 CONTEXT_LENGTH = 64
 
-_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "model.safetensors.index.json")
+_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+)
 _CLASSES = {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 
 
@@ -43,7 +49,9 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
     folder = _folder(model, weights, _FILES)
     kind = _read_json(folder / "config.json").get("model_type")
     if kind not in _CLASSES:
-        raise CheckpointError(f"{folder}/config.json describes a {kind!r} model; expected one of {', '.join(_CLASSES)}")
+        raise CheckpointError(
+            f"{folder}/config.json describes a {kind!r} model; expected one of {', '.join(_CLASSES)}"
+        )
     try:
         module, report = getattr(transformers, _CLASSES[kind]).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
@@ -51,7 +59,9 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder} does not hold the weights of a {kind} model: {error}") from error
     if report["missing_keys"]:
-        raise CheckpointError(f"{folder} lacks tensors of the text tower: {', '.join(sorted(report['missing_keys']))}")
+        raise CheckpointError(
+            f"{folder} lacks tensors of the text tower: {', '.join(sorted(report['missing_keys']))}"
+        )
     module.requires_grad_(False)
     module.eval()
     scale, bias = _logit_values(folder)
@@ -61,8 +71,8 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
 def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     """The tokenizer of a SigLIP 2 model: a function from a list of texts to ``(N, 64)`` int64 token numbers.
 
-    Text is brought into the canonical form first; what is longer than 64 tokens is cut before the end-of-text token, what
-    is shorter is padded behind it.
+    Text is brought into the canonical form first; what is longer than 64 tokens is cut before the end-of-text
+    token, what is shorter is padded behind it.
 
     Raises:
         MissingExtraError: tokenizers is not installed.
@@ -73,7 +83,9 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     folder = _folder(model, weights, ("tokenizer.json", "tokenizer_config.json"))
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from the repository that the weights come from")
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json; copy it from the repository that the weights come from"
+        )
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     padding = _padding_token(folder)
     number = tokenizer.token_to_id(padding)
@@ -84,7 +96,9 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
 
     def tokenize(texts: list[str]) -> Tensor:
         encodings = tokenizer.encode_batch([canonicalize(text) for text in texts])
-        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.long).reshape(-1, CONTEXT_LENGTH)
+        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.long).reshape(
+            -1, CONTEXT_LENGTH
+        )
 
     return tokenize
 
@@ -99,7 +113,9 @@ def _embedder(module: torch.nn.Module) -> Any:
 def _folder(model: str, weights: Path | None, patterns: tuple[str, ...]) -> Path:
     if weights is not None:
         if not (weights / "config.json").is_file():
-            raise CheckpointError(f"{weights} is not a folder with config.json, model.safetensors and tokenizer.json")
+            raise CheckpointError(
+                f"{weights} is not a folder with config.json, model.safetensors and tokenizer.json"
+            )
         return weights
     hub = require("huggingface_hub", "text")
     repository = REPOSITORIES[model]
@@ -107,8 +123,9 @@ def _folder(model: str, weights: Path | None, patterns: tuple[str, ...]) -> Path
         return Path(hub.snapshot_download(repository, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         raise DownloadError(
-            f"cannot download the text tower {model}: get config.json, tokenizer.json, tokenizer_config.json and the "
-            f".safetensors files of https://huggingface.co/{repository} and pass their folder as text_weights=..."
+            f"cannot download the text tower {model}: get config.json, tokenizer.json, "
+            f"tokenizer_config.json and the .safetensors files of "
+            f"https://huggingface.co/{repository} and pass their folder as text_weights=..."
         ) from error
 
 

@@ -17,14 +17,17 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]
     """Read some tensors of a weights file; the others are never brought into memory.
 
     Args:
-        path: A ``.safetensors`` file, or a torch file (``.pt``, ``.pth``, ``.bin``), read without running its pickle.
+        path: A ``.safetensors`` file, or a torch file (``.pt``, ``.pth``, ``.bin``), read without running its
+            pickle.
         wanted: Which of the names to read. A leading ``module.`` is dropped first.
 
     Returns:
-        The tensors in the file's order, in the file's dtype, on the CPU; they do not depend on the file any more.
+        The tensors in the file's order, in the file's dtype, on the CPU; they do not depend on the file any
+        more.
 
     Raises:
-        CheckpointError: The file is damaged, holds something else than tensors, or has nothing that is wanted.
+        CheckpointError: The file is damaged, holds something else than tensors, or has nothing that is
+            wanted.
     """
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path, wanted)

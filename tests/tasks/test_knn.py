@@ -17,7 +17,10 @@ def plain_knn(queries, database, labels, k, temperature):
     """What the papers say, in float64, one query and one row at a time."""
     results = []
     for query in queries.astype(np.float64):
-        similarities = [float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in database.astype(np.float64)]
+        similarities = [
+            float(query @ row / np.linalg.norm(query) / np.linalg.norm(row))
+            for row in database.astype(np.float64)
+        ]
         best = sorted(range(len(database)), key=lambda i: (-similarities[i], i))[:k]
         votes: dict[int, float] = defaultdict(float)
         for i in best:
@@ -36,7 +39,12 @@ def data():
     database = (centres[labels] + random.normal(size=(300, 16))).astype(np.float32)
     truth = random.integers(0, 7, size=40)
     queries = (centres[truth] + random.normal(size=(40, 16))).astype(np.float32)
-    return torch.from_numpy(queries), torch.from_numpy(database), torch.from_numpy(labels), torch.from_numpy(truth)
+    return (
+        torch.from_numpy(queries),
+        torch.from_numpy(database),
+        torch.from_numpy(labels),
+        torch.from_numpy(truth),
+    )
 
 
 @pytest.mark.parametrize("k", [1, 20, 300])
@@ -47,7 +55,7 @@ def test_agrees_with_a_plain_implementation(data, k, chunk_size):
     neighbours = nearest(queries, database, k, chunk_size=chunk_size, query_size=11)
     result = classify(queries, database, labels, k=k, chunk_size=chunk_size, query_size=11, top=7)
     for row, (best, ranked, shares) in enumerate(expected):
-        assert neighbours.index[row].tolist() == best
+        assert neighbours.rows[row].tolist() == best
         n = len(ranked)
         assert result.classes[row, :n].tolist() == ranked
         np.testing.assert_allclose(result.scores[row, :n], shares, rtol=1e-4, atol=1e-7)
@@ -66,7 +74,7 @@ def test_equal_similarities_are_ordered_by_row_number(chunk_size):
     """Ten rows, only two directions: every similarity is one of two values, in every chunking."""
     database = torch.eye(2)[torch.tensor([0, 1, 1, 0, 1, 1, 1, 0, 1, 1])] * torch.arange(1, 11)[:, None]
     neighbours = nearest(torch.eye(2), database, k=5, chunk_size=chunk_size)
-    assert neighbours.index.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
+    assert neighbours.rows.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
     assert neighbours.similarity.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
@@ -83,13 +91,15 @@ def test_a_memory_mapped_database_and_an_iterable_of_chunks(data, tmp_path):
     expected = nearest(queries, half, 20)
     for source in (mapped, half.split(77), (chunk.numpy() for chunk in half.split(41))):
         found = nearest(queries, source, 20, chunk_size=64)
-        assert torch.equal(found.index, expected.index)
+        assert torch.equal(found.rows, expected.rows)
         torch.testing.assert_close(found.similarity, expected.similarity)
 
 
 def test_memory_stays_at_one_chunk(tmp_path):
     """A database of 48 MB in chunks of 1 MB: NumPy and Python never hold more than a few chunks of it."""
-    database = np.lib.format.open_memmap(tmp_path / "features.npy", mode="w+", dtype=np.float32, shape=(48 * 1024, 256))
+    database = np.lib.format.open_memmap(
+        tmp_path / "features.npy", mode="w+", dtype=np.float32, shape=(48 * 1024, 256)
+    )
     database[:] = 1
     database.flush()
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
@@ -102,7 +112,7 @@ def test_memory_stays_at_one_chunk(tmp_path):
 
 def test_fewer_rows_than_k(data):
     queries, database, labels, _ = data
-    assert nearest(queries, database[:5], k=20).index.shape == (40, 5)
+    assert nearest(queries, database[:5], k=20).rows.shape == (40, 5)
 
 
 def test_wrong_arguments_say_what_is_allowed(data):

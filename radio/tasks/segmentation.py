@@ -1,0 +1,244 @@
+"""Open-vocabulary segmentation: every patch compared with labels in words.
+
+A text-aligned adaptor's summary head is made for the class token, yet patch tokens that go through it land
+close to the teacher's text space as well (RayFronts, Alama et al. 2025, builds maps on this). It is an
+approximation that nobody trained for: compare similarities of patches with each other, not with those of
+summaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radio.modeling.adaptors import Adaptor
+from radio.modeling.radio_model import RADIONetwork
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> Tensor:
+    """Patches in a teacher's summary space, where they can be compared with its text embeddings.
+
+    The patch tokens go through the adaptor's summary head as they leave the backbone: without the feature
+    normalizer, which class tokens do not go through either.
+
+    Args:
+        model: A model that was loaded with this adaptor.
+        adaptor_name: A text-aligned adaptor, e.g. ``"siglip"``.
+        images: ``(B, 3, H, W)`` in [0, 1], H and W multiples of ``model.min_resolution_step``.
+
+    Returns:
+        ``(B, D, H/P, W/P)`` float32.
+
+    Raises:
+        ValueError: The adaptor was not loaded, or the shape is not supported.
+    """
+    adaptor = get_adaptor(model, adaptor_name)
+    patches = model.forward_intermediates(
+        images, indices=[-1], norm=True, output_fmt="NCHW", intermediates_only=True, norm_alpha_scheme="none"
+    )[0]
+    assert isinstance(patches, Tensor)
+    return adaptor.project_summary(patches.movedim(1, -1)).movedim(-1, 1)
+
+
+def get_adaptor(model: RADIONetwork, name: str) -> Adaptor:
+    """A built adaptor of a model.
+
+    Raises:
+        ValueError: The model was loaded without it.
+    """
+    loaded = dict(model.adaptors or {})
+    if name not in loaded:
+        raise ValueError(
+            f"the model was loaded without adaptor {name!r} (it has: {', '.join(loaded) or 'none'}); "
+            f"load it with adaptors=[{name!r}]"
+        )
+    adaptor = loaded[name]
+    assert isinstance(adaptor, Adaptor)
+    return adaptor
+
+
+@torch.inference_mode()
+def patch_similarity(
+    model: RADIONetwork,
+    adaptor_name: str,
+    image: Tensor,
+    embeddings: Tensor,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 4,
+) -> Tensor:
+    """Cosine similarity of every patch of an image with every label.
+
+    With a window, the image is covered by square crops that overlap; a patch in several crops gets the mean
+    of its similarities.
+
+    Args:
+        image: ``(3, H, W)`` in [0, 1], H and W multiples of ``model.min_resolution_step``.
+        embeddings: ``(K, D)``, the labels in the adaptor's text space, rows of length 1.
+        window: Side of the crops in pixels, a multiple of ``model.min_resolution_step``; ``None`` for the
+            whole image at once.
+        stride: Distance of neighbouring crops in pixels, a multiple of the patch size; by default two thirds
+            of the window.
+        batch_size: Crops that go through the model at once.
+
+    Returns:
+        ``(K, H/P, W/P)`` float32 on the model's device.
+
+    Raises:
+        ValueError: A window or stride that does not fit the model, or embeddings of another teacher.
+    """
+    patch = model.patch_size
+    height, width = image.shape[-2:]
+    window_h, window_w = (height, width) if window is None else (min(window, height), min(window, width))
+    _check_window(model, window, stride)
+    step = stride or max(round((window or 1) * 2 / 3 / patch), 1) * patch
+    corners = [
+        (top, left) for top in _starts(height, window_h, step) for left in _starts(width, window_w, step)
+    ]
+    embeddings = embeddings.to(model.device)
+    total = torch.zeros(len(embeddings), height // patch, width // patch, device=model.device)
+    count = torch.zeros(height // patch, width // patch, device=model.device)
+    for i in range(0, len(corners), batch_size):
+        batch = corners[i : i + batch_size]
+        crops = torch.stack([image[:, top : top + window_h, left : left + window_w] for top, left in batch])
+        found = patch_embeddings(model, adaptor_name, crops.to(model.device, model.dtype))
+        if found.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"adaptor {adaptor_name!r} gives {found.shape[1]} numbers per patch but the labels have "
+                f"{embeddings.shape[1]}; they must come from the same adaptor's encode_text"
+            )
+        similarity = torch.einsum("kd,bdhw->bkhw", embeddings, F.normalize(found, dim=1))
+        for (top, left), crop in zip(batch, similarity, strict=True):
+            rows = slice(top // patch, (top + window_h) // patch)
+            columns = slice(left // patch, (left + window_w) // patch)
+            total[:, rows, columns] += crop
+            count[rows, columns] += 1
+    return total / count
+
+
+class Segmentation(NamedTuple):
+    """Labels of an image's pixels.
+
+    Attributes:
+        label: ``(H, W)`` int64, the number of the best label of each pixel.
+        similarity: ``(K, H, W)`` float32, the similarities with all labels.
+    """
+
+    label: Tensor
+    similarity: Tensor
+
+
+def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
+    """Enlarge patch similarities bilinearly and take the best label of each pixel; of equal ones, the first.
+
+    Args:
+        similarity: ``(K, h, w)`` from `patch_similarity`.
+        height, width: Size of the image that is labelled.
+    """
+    full = F.interpolate(similarity[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    return Segmentation(full.argmax(dim=0), full)
+
+
+def draw(image: Image, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image:
+    """A picture of a segmentation: colours over the image, lines between regions, and a legend underneath.
+
+    Args:
+        image: The image that was segmented.
+        label: ``(H, W)`` int64 for the same height and width.
+        names: The labels' names; each gets its colour, and its share of the pixels stands in the legend.
+        opacity: How much the colours cover the image, in [0, 1].
+
+    Raises:
+        ValueError: Image and labels differ in size, or the opacity is outside [0, 1].
+    """
+    from PIL import Image as image_module
+
+    if image.size != (label.shape[1], label.shape[0]):
+        raise ValueError(
+            f"the image is {image.height} x {image.width} but the labels are {tuple(label.shape)}"
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
+    label = label.cpu()
+    colours = torch.tensor(palette(len(names)), dtype=torch.float32)
+    photo = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).reshape(
+        *label.shape, 3
+    )
+    mixed = photo * (1 - opacity) + colours[label] * opacity
+    mixed[_borders(label)] = 255
+    overlay = image_module.frombytes("RGB", image.size, mixed.round().byte().numpy().tobytes())
+    shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
+    legend = _legend(image.width, names, shares.tolist())
+    picture = image_module.new("RGB", (image.width, image.height + legend.height), "white")
+    picture.paste(overlay, (0, 0))
+    picture.paste(legend, (0, image.height))
+    return picture
+
+
+def palette(count: int) -> list[tuple[int, int, int]]:
+    """Colours that are easy to tell apart: hues a golden angle apart, in three brightnesses by turns."""
+    from colorsys import hsv_to_rgb
+
+    golden = 0.618034
+    styles = ((0.78, 0.95), (0.55, 1.0), (0.9, 0.68))
+    colours = []
+    for i in range(count):
+        saturation, value = styles[i % 3]
+        red, green, blue = hsv_to_rgb((0.02 + i * golden) % 1, saturation, value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colours
+
+
+def _starts(length: int, window: int, step: int) -> list[int]:
+    """Where windows begin along one side: every step, and one that ends at the border."""
+    starts = list(range(0, length - window, step))
+    return [*starts, length - window]
+
+
+def _check_window(model: RADIONetwork, window: int | None, stride: int | None) -> None:
+    step = model.min_resolution_step
+    if window is not None and (window < step or window % step):
+        raise ValueError(f"window must be a multiple of {step} pixels for this model, got {window}")
+    if stride is not None and (stride < 1 or stride % model.patch_size or stride > (window or stride)):
+        raise ValueError(
+            f"stride must be a multiple of {model.patch_size} pixels, at most the window, got {stride}"
+        )
+
+
+def _borders(label: Tensor) -> Tensor:
+    """Pixels whose right or lower neighbour has another label."""
+    border = torch.zeros_like(label, dtype=torch.bool)
+    border[:-1] |= label[:-1] != label[1:]
+    border[:, :-1] |= label[:, :-1] != label[:, 1:]
+    return border
+
+
+def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image:
+    """Coloured squares with names and shares, in as many rows as they need."""
+    from PIL import Image as image_module
+    from PIL import ImageDraw, ImageFont
+
+    size = max(round(width / 40), 12)
+    font = ImageFont.load_default(size)
+    gap, row = size // 2, round(size * 1.7)
+    entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares, strict=True)]
+    places, left, top = [], gap, gap
+    for entry in entries:
+        length = round(size + gap + font.getlength(entry) + 2 * gap)
+        if left > gap and left + length > width:
+            left, top = gap, top + row
+        places.append((left, top))
+        left += length
+    legend = image_module.new("RGB", (width, top + row), "white")
+    canvas = ImageDraw.Draw(legend)
+    for entry, colour, (x, y) in zip(entries, palette(len(names)), places, strict=True):
+        canvas.rectangle((x, y, x + size, y + size), fill=colour, outline=(90, 90, 90))
+        canvas.text((x + size + gap, y + size / 2), entry, fill=(20, 20, 20), font=font, anchor="lm")
+    return legend
