@@ -24,6 +24,8 @@ class Release:
         patch_size: Side of a patch, in pixels.
         max_resolution: Largest side of an image, in pixels.
         preferred_resolution: Height and width at which the model works best.
+        parameters: Parameters of the backbone: patch projection, position embeddings, prefix tokens, blocks and the
+            final norm where it is used; not the adaptors. None where this library cannot build it.
         adaptors: The teacher adaptors in the file.
         pos_embed_align_corners: How the version was trained to resize its position embeddings.
         vitdet: Whether the version was trained with ViTDet windows.
@@ -39,6 +41,7 @@ class Release:
     patch_size: int
     max_resolution: int
     preferred_resolution: tuple[int, int]
+    parameters: int | None
     adaptors: tuple[str, ...]
     pos_embed_align_corners: bool
     vitdet: bool
@@ -48,7 +51,9 @@ class Release:
     supported: bool = True
 
 
-def _v2_5(size: str, filename: str, hub: str | None, patch: int = 16, **changes: object) -> Release:
+def _v2_5(
+    size: str, filename: str, hub: str | None, parameters: int, patch: int = 16, **changes: object
+) -> Release:
     row: dict = {
         "version": f"radio_v2.5-{size}",
         "repository": "nvidia/RADIO",
@@ -57,6 +62,7 @@ def _v2_5(size: str, filename: str, hub: str | None, patch: int = 16, **changes:
         "patch_size": patch,
         "max_resolution": 2048,
         "preferred_resolution": (768, 768),
+        "parameters": parameters,
         "adaptors": _V2_5_ADAPTORS,
         "pos_embed_align_corners": True,
         "vitdet": True,
@@ -75,6 +81,7 @@ def _v2(version: str, filename: str) -> Release:
         patch_size=16,
         max_resolution=2048,
         preferred_resolution=(432, 432),
+        parameters=651_642_880,
         adaptors=_V2_ADAPTORS,
         pos_embed_align_corners=True,
         vitdet=True,
@@ -82,7 +89,14 @@ def _v2(version: str, filename: str) -> Release:
     )
 
 
-def _c_radio(version: str, repository: str, filename: str, adaptors: tuple[str, ...], **changes: object) -> Release:
+def _c_radio(
+    version: str,
+    repository: str,
+    filename: str,
+    parameters: int,
+    adaptors: tuple[str, ...],
+    **changes: object,
+) -> Release:
     row: dict = {
         "version": version,
         "repository": f"nvidia/{repository}",
@@ -91,6 +105,7 @@ def _c_radio(version: str, repository: str, filename: str, adaptors: tuple[str, 
         "patch_size": 16,
         "max_resolution": 2048,
         "preferred_resolution": (512, 512),
+        "parameters": parameters,
         "adaptors": adaptors,
         "pos_embed_align_corners": False,
         "vitdet": False,
@@ -100,14 +115,15 @@ def _c_radio(version: str, repository: str, filename: str, adaptors: tuple[str, 
 
 
 RELEASES: tuple[Release, ...] = (
-    _v2_5("b", "radio-v2.5-b_half.pth.tar", "nvidia/RADIO-B"),
-    _v2_5("l", "radio-v2.5-l_half.pth.tar", "nvidia/RADIO-L"),
-    _v2_5("h", "radio_v2.5-h.pth.tar", "nvidia/RADIO-H"),
-    _v2_5("h-norm", "radio_v2.5-h-norm.pth.tar", None),
+    _v2_5("b", "radio-v2.5-b_half.pth.tar", "nvidia/RADIO-B", 98_233_344),
+    _v2_5("l", "radio-v2.5-l_half.pth.tar", "nvidia/RADIO-L", 319_881_216),
+    _v2_5("h", "radio_v2.5-h.pth.tar", "nvidia/RADIO-H", 651_642_880),
+    _v2_5("h-norm", "radio_v2.5-h-norm.pth.tar", None, 651_642_880),
     _v2_5(
         "g",
         "radio_v2.5-g.pth.tar",
         "nvidia/RADIO-g",
+        1_159_546_880,
         patch=14,
         max_resolution=1792,
         preferred_resolution=(896, 896),
@@ -123,6 +139,7 @@ RELEASES: tuple[Release, ...] = (
         patch_size=14,
         max_resolution=1050,
         preferred_resolution=(378, 378),
+        parameters=637_632_000,
         adaptors=(),
         pos_embed_align_corners=True,
         vitdet=False,
@@ -135,6 +152,7 @@ RELEASES: tuple[Release, ...] = (
         patch_size=16,
         max_resolution=2048,
         preferred_resolution=(512, 512),
+        parameters=None,
         adaptors=(),
         pos_embed_align_corners=False,
         vitdet=False,
@@ -144,6 +162,7 @@ RELEASES: tuple[Release, ...] = (
         "c-radio_v2-g",
         "C-RADIOv2-g",
         "c-radio_v2-g_half.pth.tar",
+        1_159_618_560,
         _V2_5_ADAPTORS,
         preferred_resolution=(768, 768),
         pos_embed_align_corners=True,
@@ -154,6 +173,7 @@ RELEASES: tuple[Release, ...] = (
         "c-radio_v2-vlm-h",
         "C-RADIOv2-VLM-H",
         "c-radio_v2-vlm-h.pth.tar",
+        651_653_120,
         _V2_5_ADAPTORS,
         preferred_resolution=(768, 768),
         pos_embed_align_corners=True,
@@ -161,24 +181,43 @@ RELEASES: tuple[Release, ...] = (
         vitdet_num_global=8,
     ),
     _c_radio(
-        "c-radio_v3-b", "C-RADIOv3-B", "c-radio_v3-b_half.pth.tar", _V3_ADAPTORS, pos_embed_align_corners=True
+        "c-radio_v3-b",
+        "C-RADIOv3-B",
+        "c-radio_v3-b_half.pth.tar",
+        98_251_776,
+        _V3_ADAPTORS,
+        pos_embed_align_corners=True,
     ),
-    _c_radio("c-radio_v3-l", "C-RADIOv3-L", "c-radio-v3_l_half.pth.tar", _V3_ADAPTORS),
+    _c_radio("c-radio_v3-l", "C-RADIOv3-L", "c-radio-v3_l_half.pth.tar", 319_930_368, _V3_ADAPTORS),
     _c_radio(
-        "c-radio_v3-h", "C-RADIOv3-H", "c-radio_v3-h_half.pth.tar", _V3_ADAPTORS, pos_embed_align_corners=True
+        "c-radio_v3-h",
+        "C-RADIOv3-H",
+        "c-radio_v3-h_half.pth.tar",
+        651_642_880,
+        _V3_ADAPTORS,
+        pos_embed_align_corners=True,
     ),
-    _c_radio("c-radio_v3-g", "C-RADIOv3-g", "c-radio_v3-g_half.pth.tar", _V3_ADAPTORS),
+    _c_radio("c-radio_v3-g", "C-RADIOv3-g", "c-radio_v3-g_half.pth.tar", 1_159_618_560, _V3_ADAPTORS),
     _c_radio(
-        "c-radio_v4-so400m", "C-RADIOv4-SO400M", "c-radio_v4-so400m_half.pth.tar", _V4_ADAPTORS, vitdet=True
+        "c-radio_v4-so400m",
+        "C-RADIOv4-SO400M",
+        "c-radio_v4-so400m_half.pth.tar",
+        431_237_232,
+        _V4_ADAPTORS,
+        vitdet=True,
     ),
-    _c_radio("c-radio_v4-h", "C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", _V4_ADAPTORS, vitdet=True),
+    _c_radio(
+        "c-radio_v4-h", "C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", 651_645_440, _V4_ADAPTORS, vitdet=True
+    ),
 )
 
 
 def find_release(name: str) -> Release | None:
     """The release of that version name or Hub repository name, if there is one."""
     for release in RELEASES:
-        if name == release.version or (release.hub_repository and name.lower() == release.hub_repository.lower()):
+        if name == release.version or (
+            release.hub_repository and name.lower() == release.hub_repository.lower()
+        ):
             return release
     return None
 
