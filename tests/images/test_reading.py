@@ -1,0 +1,229 @@
+"""Images of every kind become the same float tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from radio.errors import ImageError
+from radio.images import is_batch, load_image, load_images, resize_image
+
+
+@pytest.fixture
+def photo(photos: list[Path]) -> Path:
+    return photos[0]
+
+
+@pytest.fixture
+def pixels(photo: Path) -> np.ndarray:
+    return np.asarray(Image.open(photo).convert("RGB"))
+
+
+def test_every_kind_of_input_gives_the_same_pixels(photo: Path, pixels: np.ndarray) -> None:
+    expected = torch.tensor(pixels).permute(2, 0, 1) / 255
+    tensor = torch.tensor(pixels).permute(2, 0, 1)
+    kinds = {
+        "str": str(photo),
+        "path": photo,
+        "pil": Image.open(photo),
+        "uint8 array": pixels,
+        "float array": pixels.astype(np.float32) / np.float32(255),
+        "float64 array": pixels / 255,
+        "uint8 tensor": tensor,
+        "float tensor": tensor / 255,
+        "reversed view": pixels[::-1, :, ::-1][::-1, :, ::-1],
+    }
+    for kind, image in kinds.items():
+        loaded = load_image(image)
+        assert loaded.dtype == torch.float32
+        assert loaded.shape == (3, *pixels.shape[:2])
+        torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-7, msg=kind)
+        resized = resize_image(loaded, "short:96", step=16)
+        torch.testing.assert_close(
+            resized, resize_image(expected, "short:96", step=16), rtol=0, atol=1e-6, msg=kind
+        )
+
+
+def test_exif_orientation_is_applied(tmp_path: Path, photo: Path) -> None:
+    upright = Image.open(photo).resize((40, 24))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = tmp_path / f"{orientation}.png"
+        upright.save(file, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+        loaded = load_image(file)
+        assert torch.equal(loaded, torch.tensor(expected).permute(2, 0, 1) / 255)
+        assert loaded.shape == ((3, 24, 40) if orientation < 5 else (3, 40, 24))
+
+
+def test_transparency_is_composited_on_white_or_a_given_background(tmp_path: Path) -> None:
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[..., 0] = 255
+    rgba[:, :3, 3] = 255
+    rgba[:, 3:, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    palette = Image.new("P", (6, 4))
+    palette.putpalette([255, 0, 0, 9, 9, 9])
+    palette.paste(1, (3, 0, 6, 4))
+    palette.save(tmp_path / "palette.png", transparency=1)
+    chw = torch.tensor(rgba).permute(2, 0, 1)
+    for image in (tmp_path / "rgba.png", tmp_path / "palette.png", rgba, rgba / 255, chw, chw / 255):
+        loaded = load_image(image)
+        assert loaded[:, 0, 0].tolist() == [1, 0, 0]
+        assert loaded[:, 0, 5].tolist() == [1, 1, 1]
+        assert load_image(image, background=(0, 0, 1))[:, 0, 5].tolist() == [0, 0, 1]
+
+
+def test_half_transparent_pixels_are_mixed() -> None:
+    assert load_image(np.full((1, 1, 4), 51, np.uint8)).flatten().tolist() == pytest.approx(
+        [0.2 * 0.2 + 0.8] * 3
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_modes_that_pillow_converts(photo: Path, mode: str) -> None:
+    image = Image.open(photo).resize((32, 24)).convert("L" if mode == "LA" else "RGB").convert(mode)
+    loaded = load_image(image)
+    assert torch.equal(loaded, torch.tensor(np.asarray(image.convert("RGB"))).permute(2, 0, 1) / 255)
+
+
+def test_grey_of_8_and_16_bits_and_float(tmp_path: Path) -> None:
+    values = np.array([[0, 32768], [65535, 257]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "16.png")
+    Image.fromarray(values).save(tmp_path / "16.tif")
+    expected = torch.tensor(values / 65535, dtype=torch.float32).expand(3, 2, 2)
+    images = [
+        tmp_path / "16.png",
+        tmp_path / "16.tif",
+        values,
+        values[..., None],
+        values / 65535,
+        Image.fromarray(values.astype(np.int32)),
+        Image.fromarray((values / 65535).astype(np.float32)),
+        torch.tensor(values),
+        torch.tensor(values / 65535)[None],
+    ]
+    for image in images:
+        torch.testing.assert_close(load_image(image), expected, rtol=0, atol=1e-7)
+    assert load_image(np.array([[0, 255]], np.uint8)).tolist() == [[[0, 1]]] * 3
+
+
+def test_inputs_are_not_changed(photo: Path, pixels: np.ndarray) -> None:
+    tensor = torch.tensor(pixels).permute(2, 0, 1) / 255
+    array, pil = pixels.copy(), Image.open(photo)
+    before = tensor.clone()
+    for image in (tensor, array, pil):
+        resize_image(load_image(image), "crop:64x32")
+    assert torch.equal(tensor, before)
+    assert np.array_equal(array, pixels)
+    assert pil.mode == "RGB"
+    assert np.array_equal(np.asarray(pil), pixels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_become_float32(dtype: torch.dtype) -> None:
+    image = torch.rand(3, 4, 5).to(dtype)
+    assert torch.equal(load_image(image), image.float())
+
+
+@pytest.mark.parametrize(
+    ("image", "looks_like"),
+    [
+        (torch.rand(3, 8, 8) * 255, "0…255: divide by 255"),
+        ((np.random.default_rng(0).random((8, 8, 3)) * 255).astype(np.float32), "0…255: divide by 255"),
+        (torch.rand(3, 8, 8) * 65535, "16-bit values"),
+        (torch.rand(3, 8, 8) * 2 - 1, r"normalised to \[-1, 1\]"),
+        ((torch.rand(3, 8, 8) - 0.45) / 0.225, "already normalised by a mean"),
+        (torch.rand(3, 8, 8) * 1.1 - 0.05, "overshoot"),
+        (torch.rand(3, 8, 8) * 1e6 - 5e5, "Scale the values"),
+        (torch.tensor([[0.0, float("nan")]]), "NaN or infinite"),
+        (np.array([[0.0, float("inf")]]), "NaN or infinite"),
+    ],
+)
+def test_wrong_ranges_are_explained(image: object, looks_like: str) -> None:
+    with pytest.raises(ImageError, match=looks_like):
+        load_image(image)
+
+
+def test_rounding_errors_around_the_range_are_clamped() -> None:
+    assert load_image(torch.tensor([[-1e-6, 1 + 1e-6]]))[0].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), r"looks like \(channels, H, W\)"),
+        (torch.zeros(20, 30, 3), r"looks like \(H, W, channels\)"),
+        (torch.zeros(2, 3, 8, 8), "looks like a batch"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "looks like a batch"),
+        (np.zeros((8, 8, 3), np.int64), "int64; pixels must be uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), "int32; pixels must be uint8"),
+        (torch.zeros(3, 0, 8), "is empty"),
+        (np.zeros((0, 8, 3), np.uint8), "is empty"),
+        (Image.fromarray(np.array([[0, 70000]], np.int32)), "integers from 0 to 70000"),
+    ],
+)
+def test_wrong_shapes_and_types_are_explained(image: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_image(image)
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path, photo: Path) -> None:
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(photo.read_bytes()[:5000])
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    damaged = tmp_path / "damaged.png"
+    Image.open(photo).resize((64, 64)).save(damaged)
+    content = bytearray(damaged.read_bytes())
+    content[60:2000] = bytes(1940)
+    damaged.write_bytes(content)
+    missing = tmp_path / "missing.jpg"
+    for path, reason in [
+        (truncated, "cut short or damaged"),
+        (text, "not an image"),
+        (empty, "it is empty"),
+        (damaged, "damaged"),
+        (missing, "there is no image file"),
+        (tmp_path, "is a folder"),
+    ]:
+        with pytest.raises(ImageError, match=reason) as caught:
+            load_image(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="download the image"):
+        load_image("https://example.org/photo.jpg")
+    with pytest.raises(TypeError, match="got dict"):
+        load_image({})
+
+
+def test_a_truncated_pil_image_is_named(tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "half.jpg").write_bytes(photo.read_bytes()[:5000])
+    with pytest.raises(ImageError, match=r"half\.jpg"):
+        load_image(Image.open(tmp_path / "half.jpg"))
+
+
+def test_one_image_several_or_a_batch(photos: list[Path]) -> None:
+    batch = torch.rand(2, 3, 8, 6)
+    assert not is_batch(photos[0])
+    assert not is_batch(batch[0])
+    assert is_batch(photos)
+    assert is_batch(batch)
+    assert torch.equal(torch.stack(load_images(batch)), batch)
+    assert len(load_images(photos[0])) == 1
+    mixed = load_images([photos[0], batch[0], np.zeros((5, 4), np.uint8)])
+    assert [image.shape[0] for image in mixed] == [3, 3, 3]
+    assert [tuple(image.shape[1:]) for image in mixed[1:]] == [(8, 6), (5, 4)]
+    assert [tuple(image.shape) for image in load_images(np.zeros((2, 5, 4, 3), np.uint8))] == [(3, 5, 4)] * 2
+
+
+def test_of_several_images_the_wrong_one_is_named(photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"image 1 of 2: .*missing\.png"):
+        load_images([photos[0], tmp_path / "missing.png"])
