@@ -6,13 +6,16 @@ which, and how to step into ViTDet windows and out of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from radio.modeling.windows import to_raster_order, to_window_order
 
@@ -82,6 +85,71 @@ class DenseLayout:
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class Segments:
+    """Consecutive stretches of a packed row; tokens attend within their own stretch.
+
+    Attributes:
+        lengths: Length of each stretch.
+    """
+
+    def __init__(self, lengths: Iterable[int]) -> None:
+        self.lengths = tuple(lengths)
+        self._runs = [(length, len(list(run))) for length, run in groupby(self.lengths)]
+        self._boundaries: Tensor | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention within each stretch.
+
+        A GPU does it in one kernel for stretches of any lengths, in half precision and without gradients.
+        Otherwise each run of stretches of equal length is one batch of `scaled_dot_product_attention`.
+
+        Args:
+            q, k, v: (1, heads, sum of lengths, head_dim).
+
+        Returns:
+            (1, heads, sum of lengths, head_dim).
+        """
+        if has_variable_length_kernel(q):
+            return self._attend_at_once(q, k, v)
+        sizes = [length * count for length, count in self._runs]
+        runs = zip(self._runs, *(tensor.split(sizes, dim=2) for tensor in (q, k, v)), strict=True)
+        attended = [_attend_equal(length, *run) for (length, _), *run in runs]
+        return torch.cat(attended, dim=1).transpose(1, 2)
+
+    def _attend_at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._boundaries is None:
+            boundaries = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
+            self._boundaries = boundaries.to(q.device, non_blocking=True)
+        longest = max(self.lengths)
+        rows = [tensor[0].transpose(0, 1) for tensor in (q, k, v)]
+        attended = varlen_attn(*rows, self._boundaries, self._boundaries, longest, longest)
+        assert isinstance(attended, Tensor)
+        return attended.transpose(0, 1).unsqueeze(0)
+
+
+def has_variable_length_kernel(q: Tensor) -> bool:
+    """Whether PyTorch attends within stretches of different lengths in one kernel for queries like these.
+
+    That is flash attention: NVIDIA GPUs since Ampere, float16 or bfloat16, heads of a width that is a multiple of
+    8 and at most 256. It is used without gradients only.
+    """
+    if not q.is_cuda or torch.version.hip is not None or q.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if torch.is_grad_enabled() and q.requires_grad:
+        return False
+    if q.shape[-1] % 8 or q.shape[-1] > 256 or not torch.backends.cuda.flash_sdp_enabled():
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
+def _attend_equal(length: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention within stretches of one length: (1, heads, N, head_dim) to (1, N, heads, head_dim)."""
+    if q.shape[2] == length:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    q, k, v = (tensor[0].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).unsqueeze(0)
+
+
 @dataclass(frozen=True)
 class PackedLayout:
     """Images of different sizes in one row: tokens (1, sum of (T + L), C).
@@ -101,14 +169,14 @@ class PackedLayout:
         """Number of patches of each image."""
         return [h * w for h, w in self.grids]
 
-    @property
-    def lengths(self) -> list[int]:
-        """Number of tokens of each image."""
-        return [self.prefix + count for count in self.patch_counts]
+    @cached_property
+    def segments(self) -> Segments:
+        """The tokens of each image."""
+        return Segments(self.prefix + count for count in self.patch_counts)
 
     def images(self, tokens: Tensor) -> list[Tensor]:
         """Each image's own tokens, (1, T + L, C)."""
-        return list(tokens.split(self.lengths, dim=1))
+        return list(tokens.split(self.segments.lengths, dim=1))
 
     def enter(self, tokens: Tensor) -> Tensor:
         return self._reorder(tokens, to_window_order)
@@ -116,7 +184,7 @@ class PackedLayout:
     def restore(self, tokens: Tensor) -> Tensor:
         return self._reorder(tokens, to_raster_order)
 
-    def _reorder(self, tokens: Tensor, order) -> Tensor:  # type: ignore[no-untyped-def]
+    def _reorder(self, tokens: Tensor, order: Callable[[Tensor, Grid, int], Tensor]) -> Tensor:
         if self.window is None:
             return tokens
         parts = []
@@ -136,18 +204,4 @@ class PackedLayout:
         return torch.cat([part for pair in zip(prefix, patches, strict=True) for part in pair]).unsqueeze(0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend_within(q, k, v, self.lengths)
-
-
-def attend_within(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Attention within each of the consecutive segments of a packed row.
-
-    Args:
-        q, k, v: (1, heads, sum of lengths, head_dim).
-        lengths: Length of each segment.
-
-    Returns:
-        (1, heads, sum of lengths, head_dim).
-    """
-    segments = zip(*(tensor.split(list(lengths), dim=2) for tensor in (q, k, v)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*segment) for segment in segments], dim=2)
+        return self.segments.attend(q, k, v)

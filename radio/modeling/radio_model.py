@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,13 +31,14 @@ from radio.modeling.merging import (
 )
 from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
 from radio.modeling.outputs import RadioOutput, Resolution
-from radio.modeling.packing import PackedLayout, attend_within
+from radio.modeling.packing import PackedLayout, Segments
 from radio.modeling.windows import window_schedule
 from radio.token_merging import InNetworkMerging, MergedTokens, TokenMerging
 
 FeatureFormat = Literal["NLC", "NCHW"]
 Output = RadioOutput | dict[str, RadioOutput]
 Intermediates = list[Tensor] | list[RadioOutput] | list[MergedTokens | MergedRadioOutput]
+IntermediateOutput = Intermediates | tuple[Output | MergedOutput, Intermediates]
 
 
 class RADIONetwork(nn.Module):
@@ -64,7 +66,9 @@ class RADIONetwork(nn.Module):
         self.model = DINOv2Backbone(config) if config.layout == "dinov2" else Backbone(config)
         self.feature_normalizer = FeatureNormalizer(config.embed_dim) if config.feature_normalizer else None
         self.inter_feature_normalizer = (
-            IntermediateFeatureNormalizer(config.depth, config.embed_dim, config.intermediate_normalizer == "per_layer")
+            IntermediateFeatureNormalizer(
+                config.depth, config.embed_dim, config.intermediate_normalizer == "per_layer"
+            )
             if config.intermediate_normalizer
             else None
         )
@@ -204,12 +208,12 @@ class RADIONetwork(nn.Module):
         images = self._conditioned_list(x)
         merges = merging_per_image(merge, len(images))
         tokens, layout = self.backbone.forward_packed(images, self._windows())
-        outputs = self._packed_outputs(tokens, layout, feature_fmt)
+        outputs = self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
         return [merge_output(*each) for each in zip(outputs, layout.grids, merges, strict=True)]
 
     def forward_intermediates(
         self,
-        x: Tensor,
+        x: Tensor | Sequence[Tensor],
         indices: int | Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
@@ -218,13 +222,13 @@ class RADIONetwork(nn.Module):
         intermediates_only: bool = False,
         aggregation: Aggregation = "sparse",
         norm_alpha_scheme: AlphaScheme = "post-alpha",
-        merge: TokenMerging | None = None,
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
-    ) -> Intermediates | tuple[Output | MergedOutput, Intermediates]:
+    ) -> IntermediateOutput | list[IntermediateOutput]:
         """Outputs of intermediate blocks, with or without the final output.
 
         Args:
-            x: (B, 3, H, W) in [0, 1].
+            x: (B, 3, H, W) in [0, 1], or a list of images of different sizes as in `forward`.
             indices: None for all blocks, n for the last n, or block numbers; negative ones count from the end.
             return_prefix_tokens: Return `RadioOutput` (summary, features) per block instead of features alone.
             norm: Apply the final norm to each.
@@ -243,7 +247,8 @@ class RADIONetwork(nn.Module):
             The list of intermediates; unless `intermediates_only`, a pair of the final output as in `forward` and
             that list. (As in the public code, the final output that comes with intermediates is not normalised for
             DINOv2-layout models.) With `merge`, or with a `tome` that does not expand, intermediates are
-            `MergedTokens`, or `MergedRadioOutput` with prefix tokens.
+            `MergedTokens`, or `MergedRadioOutput` with prefix tokens. For a list of images, a list with each
+            image's own result.
 
         Raises:
             TypeError: The input is not a floating-point tensor.
@@ -252,37 +257,85 @@ class RADIONetwork(nn.Module):
         _check_format(output_fmt)
         _check_choice("aggregation", aggregation, ("sparse", "dense"))
         _check_choice("norm_alpha_scheme", norm_alpha_scheme, ("post-alpha", "pre-alpha", "none"))
-        check_merging(merge, tome, output_fmt, True, self.window_size is not None)
-        self._check_images(x)
-        grid = self._grid(x)
-        merging = self._merging_pass(tome, x)
-        prefix = self.num_summary_tokens
-        collector = IntermediateCollector(
+        check_merging(merge, tome, output_fmt, isinstance(x, Tensor), self.window_size is not None)
+        start_collecting = partial(
+            IntermediateCollector,
             taken=resolve_indices(indices, self.config.depth),
             depth=self.config.depth,
-            prefix_mask=torch.arange(prefix + grid[0] * grid[1], device=self.device) < prefix,
             normalizer=self.inter_feature_normalizer,
             aggregation=aggregation,
             alpha_scheme=norm_alpha_scheme,
             stop_early=stop_early and intermediates_only,
         )
-        tokens = self.backbone(self.input_conditioner(x), self._windows(), collector, merging)
-        outputs = [self.backbone.norm(output) if norm else output for output in collector.outputs]
-        features = [_to_format(output[:, prefix:], grid, output_fmt) for output in outputs]
+        finish = partial(
+            self._intermediate_result,
+            norm=norm,
+            output_fmt=output_fmt,
+            return_prefix_tokens=return_prefix_tokens,
+        )
+        if isinstance(x, Tensor):
+            self._check_images(x)
+            grid = self._grid(x)
+            collector = start_collecting(prefix_mask=self._prefix_mask([grid]))
+            merging = self._merging_pass(tome, x)
+            tokens = self.backbone(self.input_conditioner(x), self._windows(), collector, merging)
+            final = None if intermediates_only else self._outputs(self._final(tokens), grid, output_fmt)
+            assert not isinstance(merge, Sequence)
+            return finish(final, collector.outputs, grid, merge, merging)
+        images = self._conditioned_list(x)
+        merges = merging_per_image(merge, len(images))
+        collector = start_collecting(prefix_mask=self._prefix_mask([self._grid(image) for image in images]))
+        tokens, layout = self.backbone.forward_packed(images, self._windows(), collector)
+        finals: Sequence[Output | None] = [None] * len(images)
+        if not intermediates_only:
+            finals = self._packed_outputs(self._final(tokens), layout, output_fmt)
+        collected = zip(*(layout.images(output) for output in collector.outputs), strict=True)
+        return [finish(*each) for each in zip(finals, collected, layout.grids, merges, strict=True)]
+
+    def _intermediate_result(
+        self,
+        final: Output | None,
+        collected: Sequence[Tensor],
+        grid: tuple[int, int],
+        merge: TokenMerging | None,
+        merging: MergingPass | None = None,
+        *,
+        norm: bool,
+        output_fmt: FeatureFormat,
+        return_prefix_tokens: bool,
+    ) -> IntermediateOutput:
+        """What `forward_intermediates` returns for images of one size.
+
+        Args:
+            final: The final output, or None to leave it out.
+            collected: Tokens (B, T + L, C) after every block taken.
+            grid: Patches down and across.
+            merge, merging, norm, output_fmt, return_prefix_tokens: As asked for.
+        """
+        prefix = self.num_summary_tokens
+        outputs = [self.backbone.norm(tokens) if norm else tokens for tokens in collected]
+        features = [_to_format(tokens[:, prefix:], grid, output_fmt) for tokens in outputs]
         intermediates = (
-            [RadioOutput(self._summary(output), f) for output, f in zip(outputs, features, strict=True)]
+            [RadioOutput(self._summary(tokens), f) for tokens, f in zip(outputs, features, strict=True)]
             if return_prefix_tokens
             else features
         )
-        if intermediates_only:
-            reduction = plan_reduction(features[-1], grid, merge, merging)
-            return [reduction.apply(each) for each in intermediates] if reduction else intermediates
-        final = tokens if self.config.layout == "dinov2" else self.backbone.norm(tokens)
-        output = self._outputs(final, grid, output_fmt)
-        reduction = plan_reduction(backbone_features(output), grid, merge, merging)
+        decided_on = features[-1] if final is None else backbone_features(final)
+        reduction = plan_reduction(decided_on, grid, merge, merging)
         if reduction is None:
-            return output, intermediates
-        return reduction.apply(output), [reduction.apply(each) for each in intermediates]
+            return intermediates if final is None else (final, intermediates)
+        merged = [reduction.apply(each) for each in intermediates]
+        return merged if final is None else (reduction.apply(final), merged)
+
+    def _final(self, tokens: Tensor) -> Tensor:
+        """The final tokens that come with intermediates."""
+        return tokens if self.config.layout == "dinov2" else self.backbone.norm(tokens)
+
+    def _prefix_mask(self, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """Which tokens are prefix tokens, over the tokens of all grids in a row."""
+        prefix = self.num_summary_tokens
+        counts = [torch.arange(prefix + h * w, device=self.device) for h, w in grids]
+        return torch.cat(counts) < prefix
 
     def _windows(self) -> Windows | None:
         return None if self.window_size is None else Windows(self.window_size, self._schedule)
@@ -323,19 +376,26 @@ class RADIONetwork(nn.Module):
             return self._summary(tokens)
         return tokens[:, adaptor.head_idx]
 
-    def _packed_outputs(self, tokens: Tensor, layout: PackedLayout, feature_fmt: FeatureFormat) -> list[Output]:
-        """Each image's result from packed tokens; norms and heads run over all images at once."""
-        images = layout.images(self.backbone.norm(tokens))
-        packed = self._spatial_features(torch.cat([image[:, self.num_summary_tokens :] for image in images], dim=1))
+    def _packed_outputs(
+        self, tokens: Tensor, layout: PackedLayout, feature_fmt: FeatureFormat
+    ) -> list[Output]:
+        """Each image's result from packed final tokens; heads run over all images at once."""
+        images = layout.images(tokens)
+        packed = self._spatial_features(
+            torch.cat([image[:, self.num_summary_tokens :] for image in images], dim=1)
+        )
         counts = layout.patch_counts
+        patches = Segments(counts)
         outputs: list[dict[str, RadioOutput]] = [
             {"backbone": RadioOutput(self._summary(image), _to_format(features, grid, feature_fmt))}
             for image, features, grid in zip(images, packed.split(counts, dim=1), layout.grids, strict=True)
         ]
         for name, adaptor in (self.adaptors or {}).items():
             assert isinstance(adaptor, Adaptor)
-            summaries = adaptor.project_summary(torch.cat([self._class_token(image, adaptor) for image in images]))
-            projected = adaptor.project_features(packed, lambda q, k, v: attend_within(q, k, v, counts))
+            summaries = adaptor.project_summary(
+                torch.cat([self._class_token(image, adaptor) for image in images])
+            )
+            projected = adaptor.project_features(packed, patches.attend)
             u = adaptor.upsample_factor
             for output, summary, features, (h, w) in zip(
                 outputs, summaries.split(1), projected.split(counts, dim=1), layout.grids, strict=True
@@ -354,7 +414,9 @@ class RADIONetwork(nn.Module):
             batch = image.unsqueeze(0) if image.ndim == 3 else image
             self._check_images(batch)
             if batch.shape[0] != 1:
-                raise ValueError(f"each image of a list must be (3, H, W) or (1, 3, H, W), got {tuple(image.shape)}")
+                raise ValueError(
+                    f"each image of a list must be (3, H, W) or (1, 3, H, W), got {tuple(image.shape)}"
+                )
             images.append(self.input_conditioner(batch)[0])
         if not images:
             raise ValueError("the list of images is empty")
@@ -375,7 +437,9 @@ class RADIONetwork(nn.Module):
         step = self.min_resolution_step
         if height % step or width % step or height < step or width < step:
             nearest = self.get_nearest_supported_resolution(height, width)
-            windows = f" (patch {self.patch_size} x ViTDet window {self.window_size})" if self.window_size else ""
+            windows = (
+                f" (patch {self.patch_size} x ViTDet window {self.window_size})" if self.window_size else ""
+            )
             raise ValueError(
                 f"height and width must be multiples of {step}{windows}, got {height} x {width}; the nearest supported "
                 f"resolution is {nearest.height} x {nearest.width} (model.get_nearest_supported_resolution)"
