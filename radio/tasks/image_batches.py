@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from radio.images import SizeSpec, load_image, resize_image
+from radio.optional import require
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+
+Progress = Callable[[Iterable, int, str], Iterable]
+"""``progress(iterable, total, what)`` passes an iterable through and may show how far it is."""
 
 
 class ImageFolder(Sequence):
@@ -67,8 +69,6 @@ class HubImages(Sequence):
     """
 
     def __init__(self, name: str, split: str) -> None:
-        from radio.optional import require
-
         self._rows = require("datasets", "datasets").load_dataset(name, split=split)
         missing = {"image", "label"} - set(self._rows.column_names)
         if missing:
@@ -86,54 +86,6 @@ class HubImages(Sequence):
         return self._rows[index]["image"]
 
 
-@dataclass(frozen=True)
-class Resize:
-    """How images get a size that the model accepts.
-
-    Attributes:
-        resolution: One number: the short side, in pixels; the aspect ratio is kept as far as ``step`` allows.
-            Two: height and width; the image is resized to cover them and its centre is cut out.
-        step: Height and width are multiples of this.
-
-    Raises:
-        ValueError: Not one or two numbers, or two that are no multiples of the step.
-    """
-
-    resolution: tuple[int, ...]
-    step: int
-
-    def __post_init__(self) -> None:
-        if len(self.resolution) not in (1, 2) or min(self.resolution) < 1:
-            raise ValueError(
-                f"resolution is one number (short side) or two (height and width), got {self.resolution}"
-            )
-        if len(self.resolution) == 2 and any(side % self.step for side in self.resolution):
-            near = " ".join(str(max(round(side / self.step), 1) * self.step) for side in self.resolution)
-            raise ValueError(
-                f"height and width must be multiples of {self.step} for this model, got {self.resolution}; "
-                f"try {near}"
-            )
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width that an image of this height and width gets."""
-        if len(self.resolution) == 2:
-            return self.resolution[0], self.resolution[1]
-        scale = self.resolution[0] / min(height, width)
-        return tuple(max(int(side * scale / self.step + 0.5), 1) * self.step for side in (height, width))  # type: ignore[return-value]
-
-    def __call__(self, image: Image) -> Image:
-        """The resized (and, with two numbers, cropped) image; bicubic with antialiasing."""
-        from PIL.Image import Resampling
-
-        height, width = self.size(image.height, image.width)
-        if len(self.resolution) == 1:
-            return image.resize((width, height), Resampling.BICUBIC)
-        scale = max(height / image.height, width / image.width)
-        crop_w, crop_h = width / scale, height / scale
-        left, top = (image.width - crop_w) / 2, (image.height - crop_h) / 2
-        return image.resize((width, height), Resampling.BICUBIC, box=(left, top, left + crop_w, top + crop_h))
-
-
 class Batch(NamedTuple):
     """Images of one size.
 
@@ -149,47 +101,46 @@ class Batch(NamedTuple):
 def batches(
     images: Sequence[Any],
     positions: Sequence[int],
-    resize: Resize,
-    load: Callable[[Any], Image],
+    size: SizeSpec,
+    step: int,
     batch_size: int = 16,
     workers: int = 4,
 ) -> Iterator[Batch]:
     """Read images ahead in threads, resize them, and collect those that got the same size.
 
     Args:
-        images: What ``load`` opens: paths, or PIL images.
+        images: The data set: paths, or anything else that `radio.images.load_image` reads.
         positions: Which of them to read.
-        load: Opens one as an RGB PIL image.
+        size: The size they get, as in `radio.images.target_size`: ``224`` for the short side, ``"crop:224x224"``.
+        step: Height and width become multiples of this: the model's ``min_resolution_step``.
         batch_size: Largest batch.
-        workers: Threads; the number of images read ahead is twice the batch.
+        workers: Threads; twice the batch size is read ahead.
 
     Yields:
         Full batches as they fill up, then the rest. Every position comes once.
+
+    Raises:
+        ImageError: An image cannot be read; the message names it.
+        ValueError: The size is not one that the model supports.
     """
     waiting: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
-    for position, pixels in _read_ahead(images, positions, resize, load, 2 * batch_size, workers):
-        size = (pixels.shape[1], pixels.shape[2])
-        group = waiting.setdefault(size, [])
+
+    def read(position: int) -> tuple[int, Tensor]:
+        return position, resize_image(load_image(images[position]), size, step)
+
+    for position, pixels in _read_ahead(read, positions, 2 * batch_size, workers):
+        key = (pixels.shape[1], pixels.shape[2])
+        group = waiting.setdefault(key, [])
         group.append((position, pixels))
         if len(group) == batch_size:
-            yield _stack(waiting.pop(size))
+            yield _stack(waiting.pop(key))
     for group in waiting.values():
         yield _stack(group)
 
 
 def _read_ahead(
-    images: Sequence[Any],
-    positions: Sequence[int],
-    resize: Resize,
-    load: Callable[[Any], Image],
-    ahead: int,
-    workers: int,
+    read: Callable[[int], tuple[int, Tensor]], positions: Sequence[int], ahead: int, workers: int
 ) -> Iterator[tuple[int, Tensor]]:
-    def read(position: int) -> tuple[int, Tensor]:
-        image = resize(load(images[position]))
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        return position, pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)
-
     futures: deque[Future[tuple[int, Tensor]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for position in positions:
@@ -201,6 +152,4 @@ def _read_ahead(
 
 
 def _stack(group: list[tuple[int, Tensor]]) -> Batch:
-    return Batch(
-        torch.stack([pixels for _, pixels in group]).float() / 255, [position for position, _ in group]
-    )
+    return Batch(torch.stack([pixels for _, pixels in group]), [position for position, _ in group])

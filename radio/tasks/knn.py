@@ -7,7 +7,7 @@ vote of weight exp(similarity / 0.07).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radio.modeling.radio_model import RADIONetwork
-from radio.tasks.image_batches import Batch
-
-Progress = Callable[[Iterable, int, str], Iterable]
-"""``progress(iterable, total, what)`` passes an iterable through and may show how far it is."""
+from radio.tasks.image_batches import Batch, Progress
 
 
 class Neighbours(NamedTuple):
@@ -128,10 +125,9 @@ def vote(
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     labels = labels.to(neighbours.rows.device)
-    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
-        raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {int(labels.min())} to {int(labels.max())}"
-        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
     shares = (neighbours.similarity.double() / temperature).softmax(dim=-1)
     totals = shares.new_zeros(len(shares), num_classes)
     totals.scatter_add_(1, labels[neighbours.rows], shares)
@@ -167,7 +163,7 @@ def classify(
     return vote(neighbours, labels, num_classes, temperature, top)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def write_summaries(model: RADIONetwork, batches: Iterable[Batch], out: Any) -> None:
     """Run the backbone over images and keep their summaries.
 

@@ -9,17 +9,70 @@ summaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from colorsys import hsv_to_rgb
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from radio.images import ImageInput, SizeSpec, load_image, resize_image
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.radio_model import RADIONetwork
+from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+
+class Segmentation(NamedTuple):
+    """Labels of an image's pixels.
+
+    Attributes:
+        label: ``(H, W)`` int64, the number of the best label of each pixel.
+        similarity: ``(K, H, W)`` float32, the similarities with all labels.
+    """
+
+    label: Tensor
+    similarity: Tensor
+
+
+def segment(
+    model: RADIONetwork,
+    adaptor_name: str,
+    image: ImageInput,
+    labels: Sequence[str],
+    templates: Sequence[str] = PHOTO_TEMPLATES,
+    size: SizeSpec = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Segmentation:
+    """Give every pixel of an image the label that fits its patch best.
+
+    Args:
+        model: A model that was loaded with this adaptor.
+        adaptor_name: A text-aligned adaptor, e.g. ``"siglip"``.
+        image: A path, PIL image, array or tensor, as `radio.images.load_image` takes it.
+        labels: K names, e.g. ``["cat", "sofa", "wall"]``. Every pixel gets one of them, so name the background too.
+        templates: Sentences with ``{}`` for the name.
+        size: The size at which the image is run, as in `radio.images.target_size`. By default its own, but the
+            short side at least that of the model's preferred resolution.
+        window: Side of the crops that cover the image, in pixels; by default that of the preferred resolution.
+        stride: Distance of neighbouring crops, in pixels; by default two thirds of the window.
+
+    Returns:
+        Labels and similarities for the height and width of the image that was given.
+
+    Raises:
+        ImageError: The image cannot be read.
+        ValueError: The adaptor was not loaded or has no text, or a size does not fit the model.
+    """
+    step = model.min_resolution_step
+    preferred = max(min(model.preferred_resolution) // step, 1) * step
+    pixels = load_image(image)
+    height, width = pixels.shape[-2:]
+    resized = resize_image(pixels, max(preferred, min(height, width)) if size is None else size, step)
+    embeddings = class_embeddings(get_adaptor(model, adaptor_name), labels, templates)
+    similarity = patch_similarity(model, adaptor_name, resized, embeddings, window or preferred, stride)
+    return to_pixels(similarity.cpu(), height, width)
 
 
 def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> Tensor:
@@ -64,7 +117,7 @@ def get_adaptor(model: RADIONetwork, name: str) -> Adaptor:
     return adaptor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def patch_similarity(
     model: RADIONetwork,
     adaptor_name: str,
@@ -123,18 +176,6 @@ def patch_similarity(
     return total / count
 
 
-class Segmentation(NamedTuple):
-    """Labels of an image's pixels.
-
-    Attributes:
-        label: ``(H, W)`` int64, the number of the best label of each pixel.
-        similarity: ``(K, H, W)`` float32, the similarities with all labels.
-    """
-
-    label: Tensor
-    similarity: Tensor
-
-
 def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
     """Enlarge patch similarities bilinearly and take the best label of each pixel; of equal ones, the first.
 
@@ -146,20 +187,18 @@ def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
     return Segmentation(full.argmax(dim=0), full)
 
 
-def draw(image: Image, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image:
-    """A picture of a segmentation: colours over the image, lines between regions, and a legend underneath.
+def draw(image: Image.Image, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image.Image:
+    """A picture of a segmentation: colours over the grey image, lines between regions, a legend below.
 
     Args:
         image: The image that was segmented.
         label: ``(H, W)`` int64 for the same height and width.
         names: The labels' names; each gets its colour, and its share of the pixels stands in the legend.
-        opacity: How much the colours cover the image, in [0, 1].
+        opacity: How much the colours cover the grey image, in [0, 1].
 
     Raises:
         ValueError: Image and labels differ in size, or the opacity is outside [0, 1].
     """
-    from PIL import Image as image_module
-
     if image.size != (label.shape[1], label.shape[0]):
         raise ValueError(
             f"the image is {image.height} x {image.width} but the labels are {tuple(label.shape)}"
@@ -168,15 +207,13 @@ def draw(image: Image, label: Tensor, names: Sequence[str], opacity: float = 0.5
         raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     label = label.cpu()
     colours = torch.tensor(palette(len(names)), dtype=torch.float32)
-    photo = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).reshape(
-        *label.shape, 3
-    )
-    mixed = photo * (1 - opacity) + colours[label] * opacity
+    grey = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
+    mixed = grey.reshape(*label.shape, 1) * (1 - opacity) + colours[label] * opacity
     mixed[_borders(label)] = 255
-    overlay = image_module.frombytes("RGB", image.size, mixed.round().byte().numpy().tobytes())
+    overlay = Image.frombytes("RGB", image.size, mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
     legend = _legend(image.width, names, shares.tolist())
-    picture = image_module.new("RGB", (image.width, image.height + legend.height), "white")
+    picture = Image.new("RGB", (image.width, image.height + legend.height), "white")
     picture.paste(overlay, (0, 0))
     picture.paste(legend, (0, image.height))
     return picture
@@ -184,8 +221,6 @@ def draw(image: Image, label: Tensor, names: Sequence[str], opacity: float = 0.5
 
 def palette(count: int) -> list[tuple[int, int, int]]:
     """Colours that are easy to tell apart: hues a golden angle apart, in three brightnesses by turns."""
-    from colorsys import hsv_to_rgb
-
     golden = 0.618034
     styles = ((0.78, 0.95), (0.55, 1.0), (0.9, 0.68))
     colours = []
@@ -220,11 +255,8 @@ def _borders(label: Tensor) -> Tensor:
     return border
 
 
-def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image:
+def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.Image:
     """Coloured squares with names and shares, in as many rows as they need."""
-    from PIL import Image as image_module
-    from PIL import ImageDraw, ImageFont
-
     size = max(round(width / 40), 12)
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.7)
@@ -236,7 +268,7 @@ def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image:
             left, top = gap, top + row
         places.append((left, top))
         left += length
-    legend = image_module.new("RGB", (width, top + row), "white")
+    legend = Image.new("RGB", (width, top + row), "white")
     canvas = ImageDraw.Draw(legend)
     for entry, colour, (x, y) in zip(entries, palette(len(names)), places, strict=True):
         canvas.rectangle((x, y, x + size, y + size), fill=colour, outline=(90, 90, 90))

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.radio_model import RADIONetwork
 from radio.optional import require
-from radio.tasks.image_batches import Batch
+from radio.tasks.image_batches import Batch, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ DEFAULT_LOGIT_SCALE = 100.0
 """CLIP's own scale of cosine similarities, for towers whose weights do not hold theirs."""
 
 _CACHE_FORMAT = 1
-
-Progress = Callable[[Iterable, int, str], Iterable]
-"""``progress(iterable, total, what)`` passes an iterable through and may show how far it is."""
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -243,7 +240,7 @@ def count_correct(classifier: ZeroShotClassifier, summary: Tensor, labels: Tenso
     return Accuracy(int(hits[:, 0].sum()), int(hits.sum()), len(labels))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: RADIONetwork,
     adaptor_name: str,
@@ -301,10 +298,11 @@ def _write_cache(path: Path, embeddings: Tensor) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(save({"embeddings": embeddings}))
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        os.unlink(name)
+        part.unlink()
         raise

@@ -84,7 +84,7 @@ def test_equal_votes_go_to_the_lower_class():
 
 
 def test_a_memory_mapped_database_and_an_iterable_of_chunks(data, tmp_path):
-    queries, database, labels, _ = data
+    queries, database, _, _ = data
     np.save(tmp_path / "features.npy", database.numpy().astype(np.float16))
     half = torch.from_numpy(np.load(tmp_path / "features.npy"))
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
@@ -111,21 +111,21 @@ def test_memory_stays_at_one_chunk(tmp_path):
 
 
 def test_fewer_rows_than_k(data):
-    queries, database, labels, _ = data
+    queries, database, _, _ = data
     assert nearest(queries, database[:5], k=20).rows.shape == (40, 5)
 
 
 def test_wrong_arguments_say_what_is_allowed(data):
     queries, database, labels, _ = data
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=r"at least 1"):
         nearest(queries, database, k=0)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match=r"empty"):
         nearest(queries, database[:0])
-    with pytest.raises(ValueError, match="database is .*16.* queries are .*8"):
+    with pytest.raises(ValueError, match=r"database is .*16.* queries are .*8"):
         nearest(queries[:, :8], database)
-    with pytest.raises(ValueError, match="300 rows.*299 labels"):
+    with pytest.raises(ValueError, match=r"300 rows.*299 labels"):
         classify(queries, database, labels[:-1])
     with pytest.raises(ValueError, match=r"\[0, 3\)"):
         classify(queries, database, labels, num_classes=3)
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(ValueError, match=r"temperature"):
         classify(queries, database, labels, temperature=0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import radio
 from radio.tasks import zero_shot
-from radio.tasks.image_batches import ImageFolder, Resize, batches
+from radio.tasks.image_batches import ImageFolder, batches
 from radio.tasks.zero_shot import Accuracy, ZeroShotClassifier, class_embeddings, count_correct, evaluate
 
 CLASSES = ["cat", "dog", "coffee cup"]
@@ -124,7 +124,7 @@ def test_an_interrupted_write_leaves_nothing_behind(model, tmp_path, monkeypatch
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(KeyboardInterrupt):
         class_embeddings(model.adaptors["clip"], CLASSES, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -139,14 +139,12 @@ def test_evaluate_equals_one_image_after_another(model, tmp_path):
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / label / f"{i}.png")
     folder = ImageFolder(tmp_path)
     assert folder.classes == ("cat", "coffee cup", "dog") and len(folder) == 12
-    resize = Resize((64,), model.min_resolution_step)
     classifier = ZeroShotClassifier.build(model.adaptors["clip"], folder.classes)
-    load = Image.open
-    together = evaluate(model, "clip", classifier, batches(folder, range(12), resize, load, 5), folder.labels)
+    together = evaluate(model, "clip", classifier, batches(folder, range(12), 64, 16, 5), folder.labels)
     total = Accuracy(0, 0, 0)
     for position in range(12):
         total = total + evaluate(
-            model, "clip", classifier, batches(folder, [position], resize, load, 1), folder.labels
+            model, "clip", classifier, batches(folder, [position], 64, 16, 1), folder.labels
         )
     assert together == total
     assert together.images == 12 and together.top5 == 12

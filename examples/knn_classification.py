@@ -1,0 +1,113 @@
+"""k-NN classification with the backbone's summaries: how good the features are without any training.
+
+    python examples/knn_classification.py --train imagenet/train --val imagenet/val --features /scratch/features
+    torchrun --nproc-per-node 8 examples/knn_classification.py --train ... --val ... --features ...
+
+Summaries are written to memory-mapped files, so that the 1.3 million of ImageNet's training set never have to be in
+memory together, and a second run finds them there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from radio.cli.common import progress
+
+import radio
+from radio.modeling.radio_model import RADIONetwork
+from radio.tasks.distributed import Processes, processes
+from radio.tasks.image_batches import ImageFolder, batches
+from radio.tasks.knn import classify, write_summaries
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="radio_v2.5-h", help="version, Hub repository or local path")
+    parser.add_argument("--train", required=True, help="folder of class folders: the database")
+    parser.add_argument("--val", required=True, help="folder of class folders: the queries")
+    parser.add_argument("--features", type=Path, required=True, help="folder for the summaries")
+    parser.add_argument("--resolution", default="224", help="short side, or crop:HEIGHTxWIDTH (default: 224)")
+    parser.add_argument("--k", type=int, default=20)
+    parser.add_argument("--temperature", type=float, default=0.07)
+    parser.add_argument("--vitdet-window-size", type=int, help="side of the ViTDet windows, in patches")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=8, help="threads that read images")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    train, val = ImageFolder(arguments.train), ImageFolder(arguments.val)
+    if train.classes != val.classes:
+        raise SystemExit("the two folders must have the same class folders")
+
+    with processes(arguments.device) as world:
+        model = radio.load_model(
+            arguments.model,
+            vitdet_window_size=arguments.vitdet_window_size,
+            device=world.device,
+            dtype=arguments.dtype,
+        )
+        name = f"{Path(arguments.model).stem}-{arguments.resolution.replace(':', '-')}"
+        database = summaries(model, train, arguments.features / f"{name}-train.npy", world, arguments)
+        queries = summaries(model, val, arguments.features / f"{name}-val.npy", world, arguments)
+        mine = list(world.positions(len(val)))
+        result = classify(
+            torch.from_numpy(np.array(queries[mine])).to(world.device),
+            database,
+            torch.tensor(train.labels),
+            num_classes=len(train.classes),
+            k=arguments.k,
+            temperature=arguments.temperature,
+            progress=progress if world.is_first else None,
+        )
+        hits = result.classes.cpu() == torch.tensor(val.labels)[mine, None]
+        top1, top5 = world.sum([int(hits[:, 0].sum()), int(hits.sum())])
+        if world.is_first:
+            accuracy = {"top1": round(100 * top1 / len(val), 3), "top5": round(100 * top5 / len(val), 3)}
+            print(json.dumps({"model": arguments.model, "k": arguments.k, "images": len(val), **accuracy}))
+
+
+def summaries(
+    model: RADIONetwork, images: ImageFolder, path: Path, world: Processes, arguments: argparse.Namespace
+) -> np.ndarray:
+    """The summaries of all images, (N, D) in half precision; all processes write one memory-mapped file."""
+    shape = (len(images), model.summary_dim)
+    if path.is_file():
+        return np.load(path, mmap_mode="r")
+    part = path.with_suffix(".part")
+    if world.is_first:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(part, "w+", np.float16, shape)
+    world.wait()
+    positions = world.positions(len(images))
+    if world.is_first:
+        positions = progress(positions, len(positions), path.stem)
+    out = np.lib.format.open_memmap(part, "r+")
+    loaded = batches(
+        images,
+        positions,
+        arguments.resolution,
+        model.min_resolution_step,
+        arguments.batch_size,
+        arguments.workers,
+    )
+    write_summaries(model, loaded, out)
+    out.flush()
+    world.wait()
+    if world.is_first:
+        part.rename(path)
+    world.wait()
+    return np.load(path, mmap_mode="r")
+
+
+if __name__ == "__main__":
+    main()
