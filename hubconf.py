@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-dependencies = ["torch", "torchvision", "timm", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
+dependencies = ["torch", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
 
 _DEFAULT_VERSION = "radio_v2.5-h"
 

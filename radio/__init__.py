@@ -18,6 +18,8 @@ _PUBLIC = {
     "RadioConfig": "radio.config",
     "RadioOutput": "radio.modeling.outputs",
     "Resolution": "radio.modeling.outputs",
+    "Encoding": "radio.encoding",
+    "TokenMerging": "radio.token_merging",
     "RELEASES": "radio.catalog",
     "RadioError": "radio.errors",
     "CheckpointError": "radio.errors",
@@ -26,30 +28,32 @@ _PUBLIC = {
     "MissingExtraError": "radio.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "RELEASES",
+    "CheckpointError",
+    "DownloadError",
+    "Encoding",
+    "ImageError",
+    "MissingExtraError",
+    "RADIOModel",
+    "RadioConfig",
+    "RadioError",
+    "RadioOutput",
+    "Resolution",
+    "TokenMerging",
+    "__version__",
+    "load_model",
+]
 
 if TYPE_CHECKING:
-    from radio.catalog import RELEASES as RELEASES
-    from radio.config import RadioConfig as RadioConfig
-    from radio.errors import (
-        CheckpointError as CheckpointError,
-    )
-    from radio.errors import (
-        DownloadError as DownloadError,
-    )
-    from radio.errors import (
-        ImageError as ImageError,
-    )
-    from radio.errors import (
-        MissingExtraError as MissingExtraError,
-    )
-    from radio.errors import (
-        RadioError as RadioError,
-    )
-    from radio.loading import load_model as load_model
-    from radio.model import RADIOModel as RADIOModel
-    from radio.modeling.outputs import RadioOutput as RadioOutput
-    from radio.modeling.outputs import Resolution as Resolution
+    from radio.catalog import RELEASES
+    from radio.config import RadioConfig
+    from radio.encoding import Encoding
+    from radio.errors import CheckpointError, DownloadError, ImageError, MissingExtraError, RadioError
+    from radio.loading import load_model
+    from radio.model import RADIOModel
+    from radio.modeling.outputs import RadioOutput, Resolution
+    from radio.token_merging import TokenMerging
 
 
 def __getattr__(name: str) -> Any:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from tqdm.auto import tqdm
 
 from radio.catalog import Release
 from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS
-from radio.errors import DownloadError
+from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +48,9 @@ def download_release(
             repository to put where.
     """
     cached = is_cached(release, cache_dir, revision)
-    path = _fetch(release.repository, release.filename, cache_dir, revision, local_files_only, token, progress)
+    path = _fetch(
+        release.repository, release.filename, cache_dir, revision, local_files_only, token, progress
+    )
     if not cached:
         logger.warning("the weights of %s are licensed under: %s", release.version, release.licence)
     return path
@@ -63,11 +71,13 @@ def download_repository(
         DownloadError: A file is not in the cache and cannot be fetched.
     """
     options = (cache_dir, revision, local_files_only, token, progress)
-    cached = isinstance(try_to_load_from_cache(repository, CONFIG, cache_dir=cache_dir, revision=revision), str)
+    cached = isinstance(
+        try_to_load_from_cache(repository, CONFIG, cache_dir=cache_dir, revision=revision), str
+    )
     config = _fetch(repository, CONFIG, *options)
     try:
         _fetch(repository, WEIGHTS, *options)
-    except _NoSuchFile:
+    except FileNotInRepositoryError:
         index = _fetch(repository, INDEX, *options)
         for name in _shards(index):
             _fetch(repository, name, *options)
@@ -79,17 +89,13 @@ def download_repository(
 
 def is_cached(release: Release, cache_dir: str | Path | None = None, revision: str | None = None) -> bool:
     """Whether a version's torch file is already in the local cache."""
-    found = try_to_load_from_cache(release.repository, release.filename, cache_dir=cache_dir, revision=revision)
+    found = try_to_load_from_cache(
+        release.repository, release.filename, cache_dir=cache_dir, revision=revision
+    )
     return isinstance(found, str)
 
 
-class _NoSuchFile(DownloadError):
-    """The repository exists but has no such file."""
-
-
 def _shards(index: Path) -> list[str]:
-    import json
-
     return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
@@ -123,8 +129,12 @@ def _fetch(
             f"its path instead of the name; or fill the cache with: hf download {repository} {filename}"
         ) from error
     except EntryNotFoundError as error:
-        raise _NoSuchFile(f"the Hugging Face repository {repository} has no file {filename} ({url})") from error
+        raise FileNotInRepositoryError(
+            f"the Hugging Face repository {repository} has no file {filename} ({url})"
+        ) from error
     except HFValidationError as error:
-        raise DownloadError(f"{repository!r} is not a repository name of the form 'owner/name' ({error})") from error
+        raise DownloadError(
+            f"{repository!r} is not a repository name of the form 'owner/name' ({error})"
+        ) from error
     except OSError as error:
         raise DownloadError(f"cannot download {url}: {error}") from error

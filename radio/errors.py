@@ -13,6 +13,10 @@ class DownloadError(RadioError, OSError):
     """A file could not be fetched from the Hugging Face Hub and is not in the local cache."""
 
 
+class FileNotInRepositoryError(DownloadError):
+    """The repository exists on the Hub but has no such file."""
+
+
 class ImageError(RadioError, ValueError):
     """An image cannot be read, or its values are not in the range that a model expects."""
 

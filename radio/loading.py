@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from radio.config import RadioConfig
 from radio.download import download_release, download_repository
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
+from radio.modeling.adaptors import Adaptor
 from radio.modeling.build import fill
 from radio.text import has_text, text_encoder_for
 
@@ -85,7 +87,10 @@ def load_model(
     _check_adaptors(config, names, str(version_or_path))
     _warn_about_windows(config)
     model = build_model(
-        Checkpoint(config, checkpoint.tensors, checkpoint.path), names, _resolve_device(device), _dtype(config, dtype)
+        Checkpoint(config, checkpoint.tensors, checkpoint.path),
+        names,
+        _resolve_device(device),
+        _dtype(config, dtype),
     )
     _attach_text_towers(model, names, text_weights)
     return model
@@ -130,7 +135,9 @@ def open_checkpoint(
     options = (cache_dir, revision, local_files_only, token, progress)
     release = find_release(name)
     if release is not None and not release.supported:
-        raise CheckpointError(f"{release.version} (a convolutional hybrid) is not supported; use a ViT version")
+        raise CheckpointError(
+            f"{release.version} (a convolutional hybrid) is not supported; use a ViT version"
+        )
     if "/" in name:
         licence = release.licence if release else None
         return read_checkpoint(download_repository(name, *options, licence=licence), release)
@@ -139,19 +146,22 @@ def open_checkpoint(
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith((".tar", ".pth", ".pt", ".safetensors"))
+    return (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or name.endswith((".tar", ".pth", ".pt", ".safetensors"))
+    )
 
 
 def _with_choices(config: RadioConfig, **choices: int | bool | None) -> RadioConfig:
     """The description with the caller's choices in place of the version's."""
-    chosen = {name: value for name, value in choices.items() if value is not None}
+    chosen: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     window = chosen.get("vitdet_window_size")
     if window is not None and window < 1:
         raise ValueError(f"vitdet_window_size must be at least 1 patch, got {window}")
     if "vitdet_num_global" in chosen:
-        chosen.setdefault("vitdet_num_windowed", None)
         config = replace(config, vitdet_num_windowed=None)
-    return replace(config, **chosen)  # type: ignore[arg-type]
+    return replace(config, **chosen)
 
 
 def _check_adaptors(config: RadioConfig, names: Sequence[str], source: str) -> None:
@@ -173,7 +183,9 @@ def _check_adaptors(config: RadioConfig, names: Sequence[str], source: str) -> N
 def _warn_about_windows(config: RadioConfig) -> None:
     release = find_release(config.version)
     if config.vitdet_window_size and release is not None and not release.vitdet:
-        logger.warning("%s was not trained with ViTDet windows; expect lower quality with them", release.version)
+        logger.warning(
+            "%s was not trained with ViTDet windows; expect lower quality with them", release.version
+        )
 
 
 def _resolve_device(device: str | torch.device) -> torch.device:
@@ -198,9 +210,13 @@ def _attach_text_towers(model: RADIOModel, names: Sequence[str], text_weights: T
     if isinstance(text_weights, Mapping):
         unknown = [name for name in text_weights if name not in names]
         if unknown:
-            raise ValueError(f"text_weights names {unknown[0]!r}, which is not among the loaded adaptors {list(names)}")
+            raise ValueError(
+                f"text_weights names {unknown[0]!r}, which is not among the loaded adaptors {list(names)}"
+            )
+    assert model.adaptors is not None
     for name in names:
-        adaptor = model.adaptors[name]  # type: ignore[index]
+        adaptor = model.adaptors[name]
+        assert isinstance(adaptor, Adaptor)
         weights = text_weights.get(name) if isinstance(text_weights, Mapping) else text_weights
         if has_text(adaptor.teacher):
             adaptor.text = text_encoder_for(adaptor.teacher, weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from radio.checkpoints import write_hub_repo
+from radio.encoding import Encoding, encode_images
+from radio.images import ImageInput, SizeSpec
 from radio.modeling.input_conditioner import InputConditioner
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.radio_model import FeatureFormat, RADIONetwork
+from radio.token_merging import TokenMerging
 
 
 class RADIOModel(RADIONetwork):
@@ -21,6 +26,36 @@ class RADIOModel(RADIONetwork):
     """
 
     checkpoint_path: Path
+
+    def encode(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        size: SizeSpec = None,
+        feature_fmt: FeatureFormat = "NLC",
+        batch_size: int = 8,
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
+    ) -> Encoding | list[Encoding]:
+        """Features of one image or several, of any kind and size. No gradients.
+
+        Args:
+            images: Paths, PIL images, NumPy arrays or tensors (see `radio.images.load_image`), one or a list; or a
+                batch as a tensor (B, 3, H, W) or an array (B, H, W, 3).
+            size: How large each image becomes (see `radio.images.target_size`); by default the supported size nearest
+                to its own, at most `max_resolution`.
+            feature_fmt: ``"NLC"`` for features (1, L, C), ``"NCHW"`` for (1, C, h, w).
+            batch_size: Images per forward pass. Images of one size run as a batch, others packed.
+            merge: Merge the spatial features to fewer tokens; one for all images or one for each.
+
+        Returns:
+            An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
+            several images.
+
+        Raises:
+            ImageError: An image cannot be read, or its values are not in [0, 1].
+            RuntimeError: The preprocessor was made external.
+            ValueError: A size, format or batch size that makes no sense.
+        """
+        return encode_images(self, images, size, feature_fmt, batch_size, merge)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.
@@ -76,8 +111,6 @@ class RADIOModel(RADIONetwork):
         Raises:
             OSError: The Hub cannot be reached or refuses.
         """
-        import tempfile
-
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)

@@ -120,7 +120,7 @@ def test_weights_are_mapped_from_the_file(reference, name):
 
 
 def test_a_folder_that_is_no_repository(tmp_path):
-    with pytest.raises(CheckpointError, match="no config.json"):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_model(tmp_path, device="cpu")
 
 

@@ -38,7 +38,9 @@ def _flatten(value, prefix: str) -> dict[str, torch.Tensor]:
     return {name: t for key, part in items for name, t in _flatten(part, f"{prefix}.{key}").items()}
 
 
-CASES = [pytest.param(folder, case, id=f"{folder}-{case['name']}") for folder in FOLDERS for case in _cases(folder)]
+CASES = [
+    pytest.param(folder, case, id=f"{folder}-{case['name']}") for folder in FOLDERS for case in _cases(folder)
+]
 
 
 @pytest.mark.parametrize(("folder", "case"), CASES)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio.config import AdaptorConfig
-from radio.modeling.block import Attend
+from radio.modeling.block import Attend, attend_all
 from radio.modeling.heads import AttentionHead, build_head
 from radio.modeling.outputs import RadioOutput
 
@@ -82,7 +81,7 @@ class Adaptor(nn.Module):
         """
         return self.head_mlp(self._cast(tokens)).float()
 
-    def project_features(self, features: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def project_features(self, features: Tensor, attend: Attend = attend_all) -> Tensor:
         """The feature head on patches (B, L, C); float32, (B, L, u·u·D') before `unfold`.
 
         `attend` says which patches see which, for heads that have attention.
@@ -105,7 +104,7 @@ class Adaptor(nn.Module):
         return x.to(next(self.head_mlp.parameters()).dtype)
 
     @property
-    def tokenizer(self):  # type: ignore[no-untyped-def]
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
         """The teacher's tokenizer: ``tokenizer(list of str)`` → token ids (N, length).
 
         Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
-from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
@@ -17,6 +17,11 @@ class Attend(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
+def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """All N tokens of an image see each other."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class ScaledLayerNorm(nn.LayerNorm):
     """A LayerNorm whose output is multiplied by a constant."""
 
@@ -26,6 +31,30 @@ class ScaledLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.scale
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel (Touvron et al. 2021, "Going Deeper with Image Transformers")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """``fc2(norm(gelu(fc1(x))))``, with the exact GELU; the norm is the identity in most versions."""
+
+    def __init__(self, dim: int, hidden_dim: int, norm: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(F.gelu(self.fc1(x))))
 
 
 class SwiGLU(nn.Module):
@@ -61,7 +90,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
         """Attend among the tokens.
 
         Args:
@@ -102,10 +131,10 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, qkv_bias)
         self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
         self.norm2 = _norm(dim, norm_scale)
-        self.mlp = SwiGLU(dim, mlp_dim) if swiglu else Mlp(dim, mlp_dim, norm_layer=_mlp_norm if mlp_norm else None)
+        self.mlp = SwiGLU(dim, mlp_dim) if swiglu else Mlp(dim, mlp_dim, mlp_norm)
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
         """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
         x = x + self.ls1(self.attn(self.norm1(x), attend))
         return x + self.ls2(self.mlp(self.norm2(x)))
@@ -113,7 +142,3 @@ class Block(nn.Module):
 
 def _norm(dim: int, scale: float) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=NORM_EPS) if scale == 1.0 else ScaledLayerNorm(dim, scale)
-
-
-def _mlp_norm(dim: int, device: object = None, dtype: object = None) -> nn.LayerNorm:
-    return nn.LayerNorm(dim, eps=NORM_EPS)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio.config import HeadConfig
-from radio.modeling.block import Attend, Block
+from radio.modeling.block import Attend, Block, attend_all
 
 _ATTENTION_HEADS = 16
 
@@ -36,10 +36,13 @@ class MLPv2(nn.Module):
     def __init__(self, config: HeadConfig, rows: int) -> None:
         super().__init__()
         hidden = config.hidden_dim
-        self.pre_norm = nn.Sequential(nn.LayerNorm(config.input_dim), nn.GELU()) if config.pre_norm else nn.Identity()
+        self.pre_norm = (
+            nn.Sequential(nn.LayerNorm(config.input_dim), nn.GELU()) if config.pre_norm else nn.Identity()
+        )
         self.fc1 = nn.Linear(config.input_dim, hidden)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, hidden)) for _ in range(config.num_inner)
+            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            for _ in range(config.num_inner)
         )
         self.final = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, rows))
 
@@ -68,7 +71,7 @@ class AttentionHead(nn.Module):
         )
         self.mlp = MLPv2(config, rows)
 
-    def forward(self, x: Tensor, attend: Attend = F.scaled_dot_product_attention) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
         """Map patches (B, L, input_dim) to (B, L, rows); `attend` says which patches see which."""
         for block in self.blocks:
             x = block(x, attend)
@@ -78,5 +81,6 @@ class AttentionHead(nn.Module):
 def build_head(config: HeadConfig) -> MLPv1 | MLPv2 | AttentionHead:
     """The head that a description asks for."""
     rows = config.output_dim * config.upsample_factor**2
-    kinds = {"v1": MLPv1, "v2": MLPv2, "attn": AttentionHead}
-    return kinds[config.kind](config, rows)
+    if config.kind == "v1":
+        return MLPv1(config, rows)
+    return MLPv2(config, rows) if config.kind == "v2" else AttentionHead(config, rows)

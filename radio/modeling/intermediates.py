@@ -93,7 +93,9 @@ class IntermediateCollector:
         if self._normalizer is None:
             return tokens, None
         is_prefix = self._prefix_mask.unsqueeze(-1)
-        alpha = torch.where(is_prefix, torch.ones_like(self._normalizer.alphas[block]), self._normalizer.alphas[block])
+        alpha = torch.where(
+            is_prefix, torch.ones_like(self._normalizer.alphas[block]), self._normalizer.alphas[block]
+        )
         return torch.where(is_prefix, tokens, self._normalizer(tokens, block, rotation)), alpha
 
     def _accumulate(self, block: int, group_end: int, tokens: Tensor) -> None:

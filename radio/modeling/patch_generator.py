@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 
@@ -170,4 +169,7 @@ def resize_plain_position_embedding(pos_embed: Tensor, grid: tuple[int, int], st
     """
     if grid == (stored, stored):
         return pos_embed
-    return resample_abs_pos_embed(pos_embed, list(grid), [stored, stored], num_prefix_tokens=prefix)
+    positions = pos_embed[:, prefix:].float().reshape(1, stored, stored, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(positions, size=grid, mode="bicubic", antialias=True)
+    resized = resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    return torch.cat([pos_embed[:, :prefix], resized], dim=1)

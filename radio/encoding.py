@@ -1,0 +1,126 @@
+"""Images of any kind to features: read, resize, run in as few passes as possible, hand back one result per image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from radio.images import ImageInput, SizeSpec, is_batch, load_image, resize_image
+from radio.modeling.input_conditioner import InputConditioner
+from radio.modeling.merged_outputs import MergedRadioOutput
+from radio.modeling.outputs import RadioOutput, Resolution
+from radio.modeling.radio_model import FeatureFormat, RADIONetwork
+from radio.token_merging import MergePlan, TokenMerging
+
+_ImageOutput = RadioOutput | MergedRadioOutput
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The features of one image.
+
+    Attributes:
+        summary: (1, D).
+        features: Spatial features, (1, L, C) for "NLC" or (1, C, h, w) for "NCHW"; merged tokens (1, K, C) with
+            token merging.
+        summary_by_teacher: The part of the summary that was trained for each teacher, (1, C) each.
+        adaptors: Each adaptor's own output, float32.
+        backbone: The backbone's whole output; with token merging it also has the tokens' sizes and positions.
+        image_size: Height and width at which the image was run, in pixels.
+        grid: Patches down and across.
+    """
+
+    summary: Tensor
+    features: Tensor
+    summary_by_teacher: Mapping[str, Tensor]
+    image_size: Resolution
+    grid: tuple[int, int]
+    backbone: _ImageOutput
+    adaptors: Mapping[str, _ImageOutput] = field(default_factory=dict)
+
+
+def encode_images(
+    model: RADIONetwork,
+    images: ImageInput | Sequence[ImageInput],
+    size: SizeSpec = None,
+    feature_fmt: FeatureFormat = "NLC",
+    batch_size: int = 8,
+    merge: TokenMerging | Sequence[TokenMerging] | None = None,
+) -> Encoding | list[Encoding]:
+    """Features of images; see `RADIOModel.encode`."""
+    if not isinstance(model.input_conditioner, InputConditioner):
+        raise RuntimeError(
+            "the preprocessor was made external, so encode() cannot normalise; set model.input_conditioner to it again, "
+            "or call model(conditioner(x))"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    several = is_batch(images)
+    sources: list = list(images) if several else [images]  # type: ignore[arg-type]
+    merges: list[TokenMerging | None] = [*merge] if isinstance(merge, Sequence) else [merge] * len(sources)
+    if len(merges) != len(sources):
+        raise ValueError(f"{len(merges)} merges for {len(sources)} images; give one for all or one for each")
+    encodings: list[Encoding] = []
+    for start in range(0, len(sources), batch_size):
+        group = [_prepare(model, source, size) for source in sources[start : start + batch_size]]
+        encodings += _encode_group(model, group, feature_fmt, merges[start : start + batch_size])
+    return encodings if several else encodings[0]
+
+
+def _prepare(model: RADIONetwork, source: ImageInput, size: SizeSpec) -> Tensor:
+    pixels = resize_image(
+        load_image(source),
+        size,
+        step=model.min_resolution_step,
+        patch_size=model.patch_size,
+        max_side=model.max_resolution,
+    )
+    return pixels.to(model.device)
+
+
+@torch.no_grad()
+def _encode_group(
+    model: RADIONetwork, images: list[Tensor], feature_fmt: FeatureFormat, merges: list[TokenMerging | None]
+) -> list[Encoding]:
+    """One pass: a dense batch when all images have one size, packed otherwise."""
+    same_size = len({image.shape for image in images}) == 1
+    if same_size and all(merge == merges[0] for merge in merges):
+        batch = _named(model(torch.stack(images), feature_fmt, merge=merges[0]))
+        outputs = [{name: _image(output, i) for name, output in batch.items()} for i in range(len(images))]
+    else:
+        packed = model(images, feature_fmt, merge=None if merges[0] is None else merges)
+        outputs = [_named(output) for output in packed]
+    return [_encoding(model, image, output) for image, output in zip(images, outputs, strict=True)]
+
+
+def _named(output: _ImageOutput | dict[str, _ImageOutput]) -> dict[str, _ImageOutput]:
+    return output if isinstance(output, dict) else {"backbone": output}
+
+
+def _image(output: _ImageOutput, i: int) -> _ImageOutput:
+    """Image i of a batch, as a batch of one."""
+    one = slice(i, i + 1)
+    if isinstance(output, RadioOutput):
+        return RadioOutput(output.summary[one], output.features[one])
+    assignment, source_sizes, sizes, grid = output.plan
+    plan = MergePlan(assignment[one], source_sizes[one], sizes[one], grid)
+    return MergedRadioOutput(
+        output.summary[one], output.features[one], output.sizes[one], output.positions[one], plan
+    )
+
+
+def _encoding(model: RADIONetwork, image: Tensor, outputs: dict[str, _ImageOutput]) -> Encoding:
+    backbone = outputs["backbone"]
+    height, width = image.shape[-2:]
+    return Encoding(
+        summary=backbone.summary,
+        features=backbone.features,
+        summary_by_teacher=model.split_summary(backbone.summary),
+        image_size=Resolution(height, width),
+        grid=(height // model.patch_size, width // model.patch_size),
+        backbone=backbone,
+        adaptors={name: output for name, output in outputs.items() if name != "backbone"},
+    )

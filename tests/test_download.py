@@ -1,0 +1,99 @@
+"""Downloads through the real huggingface_hub, from a Hub on this machine and without any."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from hub_server import hub_server
+
+from radio.checkpoints import read_content
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = "nvidia/RADIO/resolve/main/radio-v2.5-b_half.pth.tar"
+
+
+def _run(code: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new process, since huggingface_hub reads its settings when it is imported."""
+    settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "2", **env}
+    code = f"import logging; logging.basicConfig(); from radio import load_model\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_a_version_is_downloaded_once_and_its_licence_shown_once(reference, tmp_path):
+    code = "m = load_model('radio_v2.5-b', device='cpu'); print(m.config.version, m.config.pos_embed_align_corners)"
+    with hub_server({RELEASE: reference / "v2_5" / "checkpoint.pth.tar"}) as (address, requests):
+        first = _run(code, tmp_path, HF_ENDPOINT=address)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.strip() == "radio_v2.5-b True"
+        assert first.stderr.count("NVIDIA Source Code License (non-commercial)") == 1
+        assert sum(method == "GET" and path.endswith(".pth.tar") for method, path, _ in requests) == 1
+        again = _run(code, tmp_path, HF_ENDPOINT=address)
+        assert again.returncode == 0, again.stderr
+        assert "License" not in again.stderr
+        assert sum(method == "GET" and path.endswith(".pth.tar") for method, path, _ in requests) == 1
+    offline = _run(code, tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.stdout.strip() == "radio_v2.5-b True", offline.stderr
+
+
+def test_a_hub_repository_is_downloaded_whole(reference, tmp_path):
+    files = {
+        f"nvidia/RADIO-B/resolve/main/{name}": reference / "hf_repo" / name
+        for name in ("config.json", "model.safetensors")
+    }
+    code = "print(load_model('nvidia/RADIO-B', adaptors='clip', device='cpu', progress=False).config.version)"
+    with hub_server(files) as (address, _):
+        result = _run(code, tmp_path, HF_ENDPOINT=address)
+    assert result.stdout.strip() == "radio_v2.5-b", result.stderr
+    assert "NVIDIA Source Code License" in result.stderr
+    assert "%|" not in result.stderr
+
+
+def test_offline_says_what_to_put_where(tmp_path):
+    code = """
+from radio import DownloadError
+try:
+    load_model('radio_v2.5-l', device='cpu')
+except DownloadError as error:
+    print(error)
+"""
+    result = _run(code, tmp_path, HF_HUB_OFFLINE="1")
+    assert "radio-v2.5-l_half.pth.tar of the Hugging Face repository nvidia/RADIO" in result.stdout, (
+        result.stderr
+    )
+    assert "pass its path" in result.stdout
+    assert "hf download nvidia/RADIO radio-v2.5-l_half.pth.tar" in result.stdout
+
+
+def test_local_files_only_and_cache_dir(tmp_path):
+    code = (
+        f"load_model('c-radio_v4-h', device='cpu', local_files_only=True, cache_dir={str(tmp_path / 'c')!r})"
+    )
+    result = _run(code, tmp_path)
+    assert "DownloadError" in result.stderr
+    assert "c-radio_v4-h_half.pth.tar" in result.stderr
+
+
+def test_a_repository_without_the_file_is_named(tmp_path):
+    with hub_server({}) as (address, _):
+        result = _run("load_model('someone/other', device='cpu')", tmp_path, HF_ENDPOINT=address)
+    assert "FileNotInRepositoryError" in result.stderr
+    assert "someone/other has no file config.json" in result.stderr
+
+
+def test_an_interrupted_download_resumes(reference, tmp_path):
+    content = read_content(reference / "v2_5" / "checkpoint.pth.tar")
+    file = tmp_path / "large.pth.tar"
+    torch.save({**content, "something_else": torch.zeros(4_000_000)}, file)
+    code = "print(load_model('radio_v2.5-b', device='cpu').embed_dim)"
+    with hub_server({RELEASE: file}, cut_first_download_at=15_000_000) as (address, requests):
+        result = _run(code, tmp_path, HF_ENDPOINT=address)
+    assert result.stdout.strip() == "64", result.stderr
+    first, second = [span for method, path, span in requests if method == "GET" and path.endswith(".pth.tar")]
+    assert first == ""
+    assert int(second.removeprefix("bytes=").split("-")[0]) > 1_000_000

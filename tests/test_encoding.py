@@ -1,0 +1,110 @@
+"""model.encode: any kind of image, any size, one result per image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from radio import ImageError, RADIOModel, RadioOutput, TokenMerging, load_model
+
+
+@pytest.fixture(scope="module")
+def model(reference) -> RADIOModel:
+    return load_model(reference / "v2_5" / "checkpoint.pth.tar", adaptors=["clip", "sam"], device="cpu")
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-5 * b.abs().max())
+
+
+def test_every_kind_of_input_gives_the_same(model, photos):
+    with Image.open(photos[0]) as image:
+        picture = image.convert("RGB").resize((96, 64))
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = model.encode(picture)
+    assert expected.image_size == (64, 96)
+    assert expected.grid == (4, 6)
+    for same in (array, tensor, tensor.float() / 255, tensor.double() / 255):
+        assert _close(model.encode(same).features, expected.features)
+
+
+def test_an_encoding_is_the_models_own_output(model):
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        direct = model(x)
+    first, second = model.encode(x)
+    assert _close(second.summary, direct["backbone"].summary[1:])
+    assert _close(first.features, direct["backbone"].features[:1])
+    assert _close(first.adaptors["sam"].features, direct["sam"].features[:1])
+    assert list(first.adaptors) == ["clip", "sam"]
+    assert isinstance(first.adaptors["clip"], RadioOutput)
+    assert list(first.summary_by_teacher) == ["clip", "siglip", "dino_v2"]
+    assert torch.equal(torch.cat(list(first.summary_by_teacher.values()), dim=1), first.summary)
+
+
+def test_images_of_different_sizes_keep_their_order(model):
+    images = [torch.rand(3, h, w) for h, w in [(64, 96), (32, 32), (64, 96), (48, 128), (32, 32)]]
+    together = model.encode(images, batch_size=4)
+    assert [encoding.image_size for encoding in together] == [
+        (64, 96),
+        (32, 32),
+        (64, 96),
+        (48, 128),
+        (32, 32),
+    ]
+    for image, encoding in zip(images, together, strict=True):
+        alone = model.encode(image)
+        assert _close(encoding.features, alone.features)
+        assert _close(encoding.adaptors["clip"].summary, alone.adaptors["clip"].summary)
+
+
+def test_sizes(model, photos):
+    assert min(model.encode(photos[0], size=64).image_size) == 64
+    assert model.encode(photos[0], size=(64, 80), feature_fmt="NCHW").features.shape == (1, 64, 4, 5)
+    encoding = model.encode(torch.rand(3, 70, 4100))
+    assert encoding.image_size.width <= model.max_resolution
+
+
+def test_merging(model):
+    merge = TokenMerging(keep=10)
+    mixed = model.encode([torch.rand(3, 64, 96), torch.rand(3, 96, 96)], merge=[merge, TokenMerging(keep=12)])
+    assert [encoding.features.shape[1] for encoding in mixed] == [10, 12]
+    batch = model.encode(torch.rand(2, 3, 64, 96), merge=merge)
+    assert batch[1].features.shape == (1, 10, 64)
+    assert batch[1].backbone.sizes.sum() == 24
+    assert batch[1].backbone.plan.unmerge(batch[1].features).shape == (1, 24, 64)
+
+
+def test_no_gradients_but_usable_in_training(model):
+    features = model.encode(torch.rand(3, 32, 32)).features
+    probe = torch.nn.Linear(64, 2)
+    probe(features).sum().backward()
+    assert probe.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error", "message"),
+    [
+        ("nowhere.jpg", {}, ImageError, "nowhere.jpg"),
+        (torch.rand(3, 32, 32) * 255, {}, ImageError, "divide by 255"),
+        (torch.randn(3, 32, 32), {}, ImageError, "normalised"),
+        (torch.rand(3, 32, 32), {"batch_size": 0}, ValueError, "batch_size"),
+        (torch.rand(3, 32, 32), {"size": (33, 32)}, ValueError, "multiple"),
+        ([torch.rand(3, 32, 32)], {"merge": []}, ValueError, "one for each"),
+    ],
+)
+def test_bad_input(model, image, options, error, message):
+    with pytest.raises(error, match=message):
+        model.encode(image, **options)
+
+
+def test_an_external_preprocessor_is_refused(reference):
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    conditioner = model.make_preprocessor_external()
+    with pytest.raises(RuntimeError, match="external"):
+        model.encode(torch.rand(3, 32, 32))
+    model.input_conditioner = conditioner
+    model.encode(torch.rand(3, 32, 32))
