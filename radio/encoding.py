@@ -53,8 +53,8 @@ def encode_images(
     """Features of images; see `RADIOModel.encode`."""
     if not isinstance(model.input_conditioner, InputConditioner):
         raise RuntimeError(
-            "the preprocessor was made external, so encode() cannot normalise; set model.input_conditioner to it again, "
-            "or call model(conditioner(x))"
+            "the preprocessor was made external, so encode() cannot normalise; "
+            "set model.input_conditioner to it again, or call model(conditioner(x))"
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -27,5 +27,6 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise MissingExtraError(
-            f"this needs the package '{error.name}', which is not installed; install it with: pip install 'radio[{extra}]'"
+            f"this needs the package '{error.name}', which is not installed; "
+            f"install it with: pip install 'radio[{extra}]'"
         ) from error

@@ -144,7 +144,8 @@ class Backbone(nn.Module):
             if schedule[i] and prefix is None:
                 prefix, tokens = layout.split(tokens)
             elif prefix is not None and not schedule[i]:
-                prefix, tokens = None, layout.join(prefix, tokens)
+                tokens = layout.join(prefix, tokens)
+                prefix = None
             if merging is not None:
                 tokens = merging.run_block(i, block, tokens)
             else:
