@@ -22,6 +22,7 @@ class HeadConfig:
         num_inner: Number of inner (residual, for v2) layers.
         pre_norm: Whether a v2 MLP starts with LayerNorm and GELU.
         upsample_factor: A feature head emits a map that is this much finer along each side.
+        attn_num_heads: Attention heads of the blocks inside an ``"attn"`` head.
         attn_hidden_dim: Width of the MLPs inside the blocks of an ``"attn"`` head.
         attn_qkv_bias: Whether the query, key and value projections of an ``"attn"`` head have a bias.
     """
@@ -33,6 +34,7 @@ class HeadConfig:
     num_inner: int
     pre_norm: bool = False
     upsample_factor: int = 1
+    attn_num_heads: int = 16
     attn_hidden_dim: int = 0
     attn_qkv_bias: bool = False
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from radio.catalog import Release, find_release
 from radio.checkpoints.describe import describe
+from radio.checkpoints.guard import refuse_malformed
 from radio.checkpoints.hub_repo import read_hub_content, read_hub_repo
+from radio.checkpoints.spectral import fold_spectral
 from radio.checkpoints.torch_file import read_torch_content, read_torch_file
 from radio.config import RadioConfig
 from radio.errors import CheckpointError
@@ -47,12 +49,15 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
     path = _existing(path)
     folder = _hub_folder(path)
     raw = read_hub_repo(folder) if folder else read_torch_file(path)
-    config, tensors = describe(raw, str(path))
+    with refuse_malformed(path):
+        tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
+        config, tensors = describe(replace(raw, tensors=tensors), str(path))
     release = release or find_release(config.version)
     if release is not None:
+        align_corners = config.pos_embed_align_corners
         config = _with_release(config, release)
-        if "pos_embed_align_corners" in raw.repository:
-            config = replace(config, pos_embed_align_corners=raw.repository["pos_embed_align_corners"])
+        if raw.repository.get("pos_embed_align_corners") is not None:
+            config = replace(config, pos_embed_align_corners=align_corners)
     return Checkpoint(config, tensors, path)
 
 
@@ -67,12 +72,14 @@ def read_content(path: str | Path) -> dict[str, Any]:
     if folder is None:
         return read_torch_content(path)
     config, tensors = read_hub_content(folder)
-    return {**config, "args": Namespace(**config["args"]), "state_dict": tensors}
+    args = Namespace()
+    vars(args).update(config["args"])
+    return {**config, "args": args, "state_dict": tensors}
 
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise CheckpointError(f"there is no file or folder {str(path)!r}")
     return path
 

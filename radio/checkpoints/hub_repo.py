@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radio.checkpoints.guard import refuse_placeholder, summary
 from radio.checkpoints.raw import RawCheckpoint
 from radio.config import AdaptorConfig, HeadConfig, RadioConfig
 from radio.errors import CheckpointError
@@ -22,6 +23,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PREFIX = "radio_model."
+_LARGEST_JSON = 64 * 2**20
 
 
 def read_hub_repo(folder: Path) -> RawCheckpoint:
@@ -54,26 +56,31 @@ def read_hub_content(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is not a Hub repository: it has no {path.name}")
+    refuse_placeholder(path)
+    if path.stat().st_size > _LARGEST_JSON:
+        raise CheckpointError(
+            f"{path} is larger than {_LARGEST_JSON} bytes, which no {path.name} is; refused"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is not a Hub repository: it has no {path.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
+        raise CheckpointError(f"{path} is not valid JSON ({summary(error)})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
+    if (folder / INDEX).is_file():
         names = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise CheckpointError(f"{folder / INDEX} has no usable 'weight_map'")
         files = sorted({folder / Path(name).name for name in names.values()})
-        missing = [file.name for file in files if not file.exists()]
+        missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download them")
         return files
@@ -81,10 +88,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    refuse_placeholder(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); download it again") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({summary(error)}); download it again"
+        ) from error
 
 
 def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor]) -> None:

@@ -29,6 +29,7 @@ def fold_spectral(tensors: dict[str, Tensor], spectral_reparam: Any) -> dict[str
 
     Raises:
         CheckpointError: Factors are missing or do not fit their weight.
+        TypeError, ValueError: The epsilon is not a number.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     folded: dict[str, Tensor] = {}
@@ -62,15 +63,15 @@ def _effective_weight(layer: str, factors: dict[str, Tensor], eps: float) -> Ten
 def _fold(weight: Tensor, factors: dict[str, Tensor], prefix: str, layer: str, eps: float) -> Tensor:
     try:
         scale, u, v = (factors[prefix + name].float() for name in ("scale", "_u", "_v"))
+        version = int(factors.get(prefix + "_sn_version", torch.tensor(1)))
         matrix = weight.float().flatten(1)
         u = F.normalize(matrix @ v, dim=0, eps=eps)
         v = F.normalize(matrix.T @ u, dim=0, eps=eps)
         sigma = u @ matrix @ v + eps
+        if version == 2:
+            scale = F.softplus(scale) + 0.05
+        return (weight.float() * (scale / sigma).reshape(1, 1)).to(weight.dtype)
     except KeyError as error:
         raise CheckpointError(f"{layer}{_MARK}{error.args[0]} is missing") from error
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         raise CheckpointError(f"the spectral factors of {layer} do not fit its weight ({error})") from error
-    version = int(factors.get(prefix + "_sn_version", torch.tensor(1)))
-    if version == 2:
-        scale = F.softplus(scale) + 0.05
-    return (weight.float() * (scale / sigma).reshape(1, 1)).to(weight.dtype)

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, summary
 from radio.checkpoints.raw import RawCheckpoint
-from radio.checkpoints.spectral import fold_spectral
 from radio.errors import CheckpointError
+
+_MOST_SHARING = 16
+"""Tensors may share storage, but together they may not claim more than this many times the file's size."""
 
 
 def _allowed_globals() -> list[Callable | tuple[Callable, str]]:
@@ -26,9 +29,11 @@ def _allowed_globals() -> list[Callable | tuple[Callable, str]]:
         for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
             pure = pathlib.PureWindowsPath if "Windows" in name else pathlib.PurePosixPath
             allowed.append((pure, f"{module}.{name}"))
-    scalar = np.float64(0).__reduce__()[0]
-    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    allowed += [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    allowed.extend((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))
+    allowed.extend(
+        type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")
+    )
     return allowed
 
 
@@ -43,24 +48,22 @@ def read_torch_file(path: Path) -> RawCheckpoint:
             list of what a released checkpoint needs.
     """
     content = read_torch_content(path)
-    ema = content.get("state_dict_ema")
-    state = ema if ema is not None else content.get("state_dict")
-    if state is None or "args" not in content:
-        raise CheckpointError(
-            f"{path} is not a RADIO checkpoint: it needs 'args' and 'state_dict' (or 'state_dict_ema'), "
-            f"but holds {', '.join(sorted(map(str, content))) or 'nothing'}"
-        )
-    args = content["args"]
-    args = vars(args) if isinstance(args, Namespace) else args
-    if not isinstance(args, dict):
-        raise CheckpointError(f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict")
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path}: the state dict must map names to tensors")
-    tensors = {name.removeprefix("module."): value for name, value in state.items()}
-    tensors = fold_spectral(tensors, args.get("spectral_reparam"))
-    return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
+    with refuse_malformed(path):
+        ema = content.get("state_dict_ema")
+        state = ema if ema is not None else content.get("state_dict")
+        if state is None or "args" not in content:
+            raise CheckpointError(
+                f"{path} is not a RADIO checkpoint: it needs 'args' and 'state_dict' (or 'state_dict_ema'), "
+                f"but holds {brief(list(content))}"
+            )
+        args = content["args"]
+        args = vars(args) if isinstance(args, Namespace) else args
+        if not isinstance(args, dict):
+            raise CheckpointError(
+                f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict"
+            )
+        tensors = _plain_tensors(state, path)
+        return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
 
 
 def read_torch_content(path: Path) -> dict[str, Any]:
@@ -78,34 +81,34 @@ def read_torch_content(path: Path) -> dict[str, Any]:
 
 
 def _check_container(path: Path) -> None:
-    """Tell the usual wrong files apart before torch sees them."""
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{path} is empty; download it again")
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path} is a web page, not a weights file; download the file itself")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' or download the file")
-    if not head.startswith(b"PK"):
+    """Make sure that the file is a whole zip archive of plain entries before torch maps it."""
+    refuse_placeholder(path)
+    if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"{path} is not a zip-format torch file (a '.safetensors' file needs its 'config.json' beside it; "
-            "a file in torch's old format must be saved again with a current torch.save)"
+            f"{path} is not a zip-format torch file, or was cut short; download it again (a '.safetensors' file needs "
+            "its 'config.json' beside it; a file in torch's old format must be saved again with a current torch.save)"
         )
+    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged or was cut short ({error}); download it again") from error
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries):
-        raise CheckpointError(f"{path} has compressed or oversized entries, which torch.save never writes; refused")
+        raise CheckpointError(
+            f"{path} is damaged or was cut short ({summary(error)}); download it again"
+        ) from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"{path} has compressed entries, which torch.save never writes; refused")
+    if any(entry.header_offset + entry.file_size > size for entry in entries):
+        raise CheckpointError(
+            f"{path} is damaged: an entry reaches beyond the end of the file; download it again"
+        )
 
 
 def _load(path: Path) -> Any:
     try:
         unsafe = sorted(
-            set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))) - {_name(g) for g in _allowed_globals()}
+            set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+            - {_name(g) for g in _allowed_globals()}
         )
         if unsafe:
             raise CheckpointError(
@@ -116,12 +119,35 @@ def _load(path: Path) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} cannot be read safely; refused ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{path} cannot be read safely; refused ({summary(error)})") from error
     except Exception as error:  # a damaged pickle can fail in any way inside torch's reader
         raise CheckpointError(
-            f"{path} is damaged or not a torch checkpoint ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "download it again"
+            f"{path} is damaged or not a torch checkpoint ({summary(error)}); download it again"
         ) from error
+
+
+def _plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, if they are plain ones that the file really holds."""
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(f"{path}: the state dict must map names to tensors")
+    for name, value in state.items():
+        if (
+            value.layout != torch.strided
+            or value.device.type != "cpu"
+            or value.is_quantized
+            or value.is_nested
+        ):
+            raise CheckpointError(f"{path}: {name!r} is not a plain dense tensor")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name!r} claims shape {tuple(value.shape)}, more than the file holds"
+            )
+    claimed, held = sum(value.nbytes for value in state.values()), path.stat().st_size
+    if claimed > _MOST_SHARING * held:
+        raise CheckpointError(f"{path} claims {claimed} bytes of weights in a file of {held} bytes; refused")
+    return {name.removeprefix("module."): value.detach() for name, value in state.items()}
 
 
 def _name(allowed: Callable | tuple[Callable, str]) -> str:
@@ -140,8 +166,7 @@ _HEADS = {"_heads.": "head_mlp", "_feature_projections.": "feat_mlp"}
 
 
 def _rename(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    teachers = args.get("teachers") or []
-    names = [str(teacher.get("name")) for teacher in teachers if isinstance(teacher, dict)]
+    names = [str(teacher["name"]) for teacher in args.get("teachers") or ()]
     renamed: dict[str, Tensor] = {}
     for old, value in tensors.items():
         new = _new_name(old, names, path)
@@ -160,8 +185,10 @@ def _new_name(old: str, teachers: list[str], path: Path) -> str | None:
             key, _, rest = old.removeprefix(prefix).partition(".")
             if key in teachers:
                 return f"adaptors.{key}.{part}.{rest}"
-            if not key.isdigit() or int(key) >= len(teachers):
-                raise CheckpointError(f"{path}: {old!r} belongs to no teacher; the teachers are {teachers}")
+            if not key.isdecimal() or int(key) >= len(teachers):
+                raise CheckpointError(
+                    f"{path}: {old!r} belongs to no teacher; the teachers are {brief(teachers)}"
+                )
             name = teachers[int(key)]
             return f"adaptors.{name}.{part}.{rest}" if teachers.index(name) == int(key) else None
     return old

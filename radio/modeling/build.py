@@ -20,14 +20,14 @@ def fill(module: Module, tensors: Mapping[str, Tensor], device: torch.device, dt
         module: Built under ``torch.device("meta")``.
         tensors: Exactly the module's state, by name.
         device: Where the weights go.
-        dtype: What the floating-point weights become. Tensors that already fit are taken as they are, without a
+        dtype: What the weights become. Tensors that already fit are taken as they are, without a
             copy.
 
     Returns:
         The module.
 
     Raises:
-        CheckpointError: Tensors are missing, surplus or misshapen; the message names them.
+        CheckpointError: Tensors are missing, surplus, misshapen or not floating-point; the message names them.
     """
     expected = module.state_dict()
     problems = [
@@ -41,14 +41,15 @@ def fill(module: Module, tensors: Mapping[str, Tensor], device: torch.device, dt
                 if name in tensors and tensors[name].shape != value.shape
             ],
         ),
+        _problem(
+            "not floating-point",
+            [f"{name} is {value.dtype}" for name, value in tensors.items() if not value.is_floating_point()],
+        ),
     ]
     found = "; ".join(problem for problem in problems if problem)
     if found:
         raise CheckpointError(f"the checkpoint's tensors do not fit its model: {found}")
-    state = {
-        name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-        for name, value in tensors.items()
-    }
+    state = {name: value.to(device=device, dtype=dtype) for name, value in tensors.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module
 

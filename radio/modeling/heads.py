@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from radio.config import HeadConfig
 from radio.modeling.block import Attend, Block, attend_all
 
-_ATTENTION_HEADS = 16
-
 
 class MLPv1(nn.Module):
     """``fc1 → LayerNorm → ReLU → (Linear, LayerNorm, ReLU)* → fc2``, the heads of the first generation."""
@@ -62,7 +60,7 @@ class AttentionHead(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 config.input_dim,
-                _ATTENTION_HEADS,
+                config.attn_num_heads,
                 config.attn_hidden_dim,
                 qkv_bias=config.attn_qkv_bias,
                 layer_scale=True,

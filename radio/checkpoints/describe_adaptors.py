@@ -1,0 +1,114 @@
+"""The adaptors that a checkpoint can provide, read off the tensors of their heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from radio.checkpoints.shapes import Shapes, whole_number
+from radio.config import AdaptorConfig, HeadConfig
+from radio.errors import CheckpointError
+
+
+def describe_adaptors(
+    names: Iterable[str],
+    shapes: Shapes,
+    teachers: list[dict[str, Any]],
+    given: Mapping[str, Any],
+    num_cls_tokens: int,
+) -> tuple[AdaptorConfig, ...]:
+    """Describe every adaptor whose tensors are there.
+
+    Args:
+        names: All tensor names.
+        shapes: Their shapes.
+        teachers: The teachers' entries of the checkpoint, in order.
+        given: ``adaptor_configs`` of a Hub repository; empty for a torch file.
+        num_cls_tokens: How many class tokens there are to read from.
+
+    Raises:
+        CheckpointError: A head is incomplete, or reads a class token that does not exist.
+    """
+    by_name = {teacher["name"]: (i, teacher) for i, teacher in reversed(list(enumerate(teachers)))}
+    found = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("adaptors."))
+    adaptors = []
+    for name in found:
+        if not name or hasattr(nn.ModuleDict, name):
+            raise CheckpointError(f"{shapes.source}: {name!r} cannot be the name of an adaptor")
+        index, teacher = by_name.get(name, (0, {"name": name}))
+        config = given.get(name) or {}
+        upsample = (
+            (config.get("feature") or {}).get("upsample_factor") or teacher.get("fd_upsample_factor") or 1
+        )
+        heads = shapes.under(f"adaptors.{name}.")
+        adaptors.append(
+            AdaptorConfig(
+                name=name,
+                head_idx=_head_idx(
+                    config.get("head_idx", teacher.get("token_slot", index)),
+                    name,
+                    shapes.source,
+                    num_cls_tokens,
+                ),
+                summary=_describe_head(heads.under("head_mlp."), 1),
+                feature=_describe_head(
+                    heads.under("feat_mlp."), whole_number(upsample, "upsample_factor", shapes.source)
+                ),
+                teacher=teacher,
+            )
+        )
+    return tuple(adaptors)
+
+
+def _head_idx(slot: Any, name: str, source: str, num_cls_tokens: int) -> int:
+    """The class token that the summary head reads; the only one when there is one."""
+    head_idx = whole_number(slot, f"the class token of adaptor {name!r}", source, least=0)
+    if num_cls_tokens <= 1:
+        return 0
+    if head_idx >= num_cls_tokens:
+        raise CheckpointError(f"{source}: adaptor {name!r} reads class token {head_idx} of {num_cls_tokens}")
+    return head_idx
+
+
+def _describe_head(shapes: Shapes, upsample: int) -> HeadConfig:
+    if shapes.has("mlp.fc1.weight"):
+        return _describe_attention_head(shapes, upsample)
+    hidden_dim, input_dim = shapes.of("fc1.weight")
+    kind: Literal["v1", "v2"] = "v1" if shapes.has("fc2.weight") else "v2"
+    rows = shapes.of("fc2.weight" if kind == "v1" else "final.2.weight")[0]
+    if rows % upsample**2:
+        raise CheckpointError(
+            f"{shapes.source}: a feature head emits {rows} numbers, not a multiple of {upsample} x {upsample}"
+        )
+    return HeadConfig(
+        kind=kind,
+        input_dim=input_dim,
+        hidden_dim=hidden_dim,
+        output_dim=rows // upsample**2,
+        num_inner=shapes.count("inner") // 2 if kind == "v1" else shapes.count("blocks"),
+        pre_norm=shapes.has("pre_norm.0.weight"),
+        upsample_factor=upsample,
+    )
+
+
+def _describe_attention_head(shapes: Shapes, upsample: int) -> HeadConfig:
+    mlp = _describe_head(shapes.under("mlp."), upsample)
+    width = shapes.of("blocks.0.attn.proj.weight")[0]
+    head = HeadConfig(
+        kind="attn",
+        input_dim=width,
+        hidden_dim=mlp.hidden_dim,
+        output_dim=mlp.output_dim,
+        num_inner=mlp.num_inner,
+        pre_norm=mlp.pre_norm,
+        upsample_factor=upsample,
+        attn_hidden_dim=shapes.of("blocks.0.mlp.fc1.weight")[0],
+        attn_qkv_bias=shapes.has("blocks.0.attn.qkv.bias"),
+    )
+    if width % head.attn_num_heads:
+        raise CheckpointError(
+            f"{shapes.source}: attention of width {width} cannot have {head.attn_num_heads} heads"
+        )
+    return head

@@ -1,0 +1,71 @@
+"""Reading sizes off the shapes of named tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from radio.checkpoints.guard import brief
+from radio.errors import CheckpointError
+
+
+class Shapes:
+    """The shapes of a checkpoint's tensors, with errors that name the tensor and the file.
+
+    Args:
+        tensors: Tensors by name.
+        source: Path of the file, for messages.
+        root: Put before every name that is asked for.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], source: str, root: str = "") -> None:
+        self.source = source
+        self._tensors = tensors
+        self._root = root
+
+    def under(self, root: str) -> Shapes:
+        """The same tensors, with another prefix before every name."""
+        return Shapes(self._tensors, self.source, self._root + root)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return self._root + name in self._tensors
+
+    def of(self, name: str, dimensions: int = 2) -> tuple[int, ...]:
+        """The shape of a tensor that must exist, have that many dimensions and not be empty.
+
+        Raises:
+            CheckpointError: It does not.
+        """
+        full = self._root + name
+        if full not in self._tensors:
+            raise CheckpointError(f"{self.source}: the tensor {full!r} is missing")
+        shape = tuple(self._tensors[full].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise CheckpointError(
+                f"{self.source}: {full!r} has shape {shape}, expected {dimensions} dimensions"
+            )
+        return shape
+
+    def count(self, list_name: str) -> int:
+        """The length of a list of modules: how many different numbers follow ``list_name.`` in the names."""
+        prefix = f"{self._root}{list_name}."
+        return len(
+            {name.removeprefix(prefix).split(".")[0] for name in self._tensors if name.startswith(prefix)}
+        )
+
+
+def whole_number(value: Any, name: str, source: str, least: int = 1) -> int:
+    """A field that must be a whole number.
+
+    Raises:
+        CheckpointError: It is something else, or less than `least`.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise CheckpointError(
+            f"{source}: {name} must be a whole number of at least {least}, got {brief(value)}"
+        )
+    return operator.index(value)
