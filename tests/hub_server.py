@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ class _Handler(BaseHTTPRequestHandler):
     files: dict[str, Path]
     requests: list[tuple[str, str, str]]
     cuts: list[int]
+    uploaded: dict[str, bytes]
 
     def log_message(self, *_: object) -> None:
         pass
@@ -25,6 +28,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append((self.command, self.path, ""))
+        if self.path == "/api/repos/create":
+            repository = json.loads(body)
+            self._json({"url": f"https://huggingface.co/{repository['organization']}/{repository['name']}"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            self._json(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
+                    ]
+                }
+            )
+        else:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.uploaded[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            self._json({"commitUrl": "https://huggingface.co/me/mine/commit/0", "commitOid": COMMIT, "hookOutput": ""})
+
+    def _json(self, content: object) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _answer(self, with_body: bool) -> None:
         self.requests.append((self.command, self.path, self.headers.get("Range", "")))
@@ -56,15 +89,27 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_server(
-    files: dict[str, Path], cut_first_download_at: int | None = None
+    files: dict[str, Path],
+    cut_first_download_at: int | None = None,
+    uploaded: dict[str, bytes] | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     """Serve files under ``owner/name/resolve/main/filename``; gives the address and the list of requests.
 
-    With `cut_first_download_at` the connection breaks after that many bytes of the first download.
+    With `cut_first_download_at` the connection breaks after that many bytes of the first download. Files that are
+    uploaded land in `uploaded`.
     """
     cuts = [] if cut_first_download_at is None else [cut_first_download_at]
     requests: list[tuple[str, str, str]] = []
-    handler = type("Handler", (_Handler,), {"files": files, "requests": requests, "cuts": cuts})
+    handler = type(
+        "Handler",
+        (_Handler,),
+        {
+            "files": files,
+            "requests": requests,
+            "cuts": cuts,
+            "uploaded": {} if uploaded is None else uploaded,
+        },
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

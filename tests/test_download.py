@@ -97,3 +97,16 @@ def test_an_interrupted_download_resumes(reference, tmp_path):
     first, second = [span for method, path, span in requests if method == "GET" and path.endswith(".pth.tar")]
     assert first == ""
     assert int(second.removeprefix("bytes=").split("-")[0]) > 1_000_000
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(reference, tmp_path):
+    code = f"model = load_model({str(reference / 'hf_repo')!r}, adaptors=['clip'], device='cpu')\n" + (
+        f"model.save_pretrained({str(tmp_path / 'saved')!r}); print(model.push_to_hub('me/mine', token='hf_x'))"
+    )
+    uploaded: dict[str, bytes] = {}
+    with hub_server({}, uploaded=uploaded) as (address, _):
+        result = _run(code, tmp_path / "home", HF_ENDPOINT=address)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().startswith("http")
+    for name in ("config.json", "model.safetensors"):
+        assert uploaded[name] == (tmp_path / "saved" / name).read_bytes()
