@@ -5,10 +5,11 @@
 """
 
 from radio.images.ranges import check_range
-from radio.images.reading import ImageInput, is_batch, load_image, load_images
+from radio.images.reading import IMAGE_SUFFIXES, ImageInput, is_batch, load_image, load_images
 from radio.images.sizing import SizeSpec, center_crop, nearest_supported, resize_image, target_size
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "ImageInput",
     "SizeSpec",
     "center_crop",

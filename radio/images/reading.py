@@ -19,6 +19,9 @@ from radio.images.ranges import check_range
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 """One image: a path, a PIL image, a NumPy array (H, W[, channels]) or a tensor ([channels,] H, W)."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+"""How the names of image files end, for looking through folders."""
+
 WHITE = (1.0, 1.0, 1.0)
 
 _ORIENTATIONS = {

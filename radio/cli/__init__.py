@@ -1,0 +1,89 @@
+"""The ``radio`` command. A command's module is imported only when that command is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from radio import __version__
+
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("models", "radio.cli.models", "list the released versions"),
+    ("info", "radio.cli.info", "describe a version, a file or a folder"),
+    ("features", "radio.cli.features", "write the summary and the spatial features of images"),
+    ("zeroshot", "radio.cli.zeroshot", "find the labels that fit images best"),
+    ("segment", "radio.cli.segment", "give every pixel of an image a label"),
+    ("knn", "radio.cli.knn", "classify images by their nearest neighbours among labelled ones"),
+    ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
+    ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),
+)
+"""Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``."""
+
+_INTERRUPTED = 130
+_CLOSED_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the ``radio`` command.
+
+    Args:
+        argv: The arguments after ``radio``; those of the process if None.
+
+    Returns:
+        The exit code: 0, or 1 for a failure, which is told in one line on stderr.
+
+    Raises:
+        SystemExit: With code 2 for wrong usage, and 0 after ``--help`` and ``--version``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(arguments).parse_args(arguments)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("radio: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough. Python must not try to flush it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except Exception as error:  # the edge of the program: every failure becomes one line
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"radio {args.command}: error: {_message(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="radio",
+        description="RADIO vision backbones: summary and spatial features of images.",
+        epilog="'radio COMMAND --help' tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"radio {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module_name, summary in COMMANDS:
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
+        if name in arguments:
+            module = import_module(module_name)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _message(error: Exception) -> str:
+    """One line. Errors that are not meant for the user keep their type's name."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | ImportError) and text:
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows the traceback)"

@@ -1,0 +1,39 @@
+"""``radio convert``: a checkpoint of any layout to the Hub layout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from radio.cli.common import MODEL_HELP, file_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("model", metavar="FILE", help=MODEL_HELP)
+    parser.add_argument("output", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model that is in the folder already"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert a checkpoint with all of its adaptors, with the numbers as they are stored."""
+    import torch
+
+    from radio.checkpoints import write_hub_repo
+    from radio.loading import build_model, open_checkpoint
+
+    output: Path = args.output
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; give a folder")
+    if (output / "config.json").exists() and not args.overwrite:
+        raise ValueError(f"{output} already holds a model; give another folder, or --overwrite")
+    checkpoint = open_checkpoint(args.model)
+    names = [adaptor.name for adaptor in checkpoint.config.adaptors]
+    build_model(checkpoint, names, torch.device("cpu"), torch.float32)  # refuses tensors that do not fit
+    write_hub_repo(output, checkpoint.config, checkpoint.tensors)
+    written = (output / "model.safetensors").stat().st_size
+    print(f"wrote {output / 'config.json'}")
+    print(f"wrote {output / 'model.safetensors'} ({len(checkpoint.tensors)} tensors, {file_size(written)})")
+    print(f"adaptors: {', '.join(names) or 'none'}")

@@ -1,0 +1,153 @@
+"""``radio features``: the features of images, in a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radio.cli.common import add_model_arguments, find_images, load, positive, progress, written_at_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from radio.encoding import Encoding
+    from radio.model import RADIOModel
+
+_SUFFIXES = (".safetensors", ".npz")
+
+_EPILOG = """\
+OUT.safetensors or OUT.npz holds, for N images:
+  summary              (N, D)
+  features.0 ... N-1   (C, h, w) each, or (L, C) with --format NLC
+  image_sizes          (N, 2) height and width at which the images were run
+  NAME.summary, NAME.features.0 ...   the same for each --adaptor
+and, as metadata (a JSON text under 'metadata' in .npz): the model, its version and settings, and the images' paths.
+A folder gets one such file for each image, named after it: OUT/photo.safetensors.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="OUT.safetensors, OUT.npz, or a folder"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="SIZE",
+        help="512 or short:512, long:512, patches:1024, 512x768 (height x width), crop:512x768; "
+        "by default the size nearest to the image's own that the model supports",
+    )
+    parser.add_argument("--format", choices=("NCHW", "NLC"), default="NCHW", help="layout of the features")
+    parser.add_argument("--summary-only", action="store_true", help="leave out the spatial features")
+    parser.add_argument(
+        "--batch-size", type=positive, default=8, metavar="N", help="images per pass (default: 8)"
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Encode the images and write what comes out."""
+    images = find_images(args.images)
+    targets = _targets(args.output, images)
+    model = load(args)
+    identity = _identity(model, args)
+    if len(targets) == 1:
+        encodings = [encoding for _, encoding in _encode(model, images, args)]
+        _write(targets[0], encodings, images, identity, args.summary_only)
+    else:
+        for number, encoding in _encode(model, images, args):
+            _write(targets[number], [encoding], [images[number]], identity, args.summary_only)
+    where = targets[0] if len(targets) == 1 else targets[0].parent
+    print(f"wrote {where} ({len(images)} {'image' if len(images) == 1 else 'images'})")
+
+
+def _targets(output: str, images: list[Path]) -> list[Path]:
+    """The one file for all images, or in a folder one for each."""
+    path = Path(output)
+    if path.suffix in _SUFFIXES and not path.is_dir():
+        return [path]
+    if path.suffix and not path.is_dir() and not output.endswith("/"):
+        raise ValueError(f"cannot write {path.suffix!r}; allowed: {', '.join(_SUFFIXES)}, or a folder")
+    targets = [path / f"{image.stem}.safetensors" for image in images]
+    seen: dict[Path, Path] = {}
+    for target, image in zip(targets, images, strict=True):
+        if target in seen:
+            raise ValueError(
+                f"{seen[target]} and {image} would both become {target}; write them to one file instead"
+            )
+        seen[target] = image
+    return targets
+
+
+def _encode(
+    model: RADIOModel, images: list[Path], args: argparse.Namespace
+) -> Iterator[tuple[int, Encoding]]:
+    """Encode batch by batch, so that memory does not grow with the number of images."""
+    starts = range(0, len(images), args.batch_size)
+    for start in progress(starts, len(starts), "encoding"):
+        batch = images[start : start + args.batch_size]
+        encodings = model.encode(batch, size=args.size, feature_fmt=args.format, batch_size=args.batch_size)
+        yield from enumerate(encodings, start)  # type: ignore[arg-type]
+
+
+def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:
+    from radio import __version__
+
+    return {
+        "model": args.model,
+        "version": model.config.version,
+        "architecture": model.config.architecture,
+        "checkpoint": str(model.checkpoint_path),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "vitdet_window_size": str(model.window_size or ""),
+        "patch_size": str(model.patch_size),
+        "feature_format": args.format,
+        "radio": __version__,
+    }
+
+
+def _write(
+    path: Path, encodings: list[Encoding], images: list[Path], identity: dict[str, str], summary_only: bool
+) -> None:
+    metadata = {**identity, "images": json.dumps([str(image) for image in images])}
+    tensors = _tensors(encodings, summary_only)
+    with written_at_once(path) as temporary:
+        if path.suffix == ".npz":
+            _save_npz(temporary, tensors, metadata)
+        else:
+            from safetensors.torch import save_file
+
+            save_file(tensors, temporary, metadata=metadata)
+
+
+def _tensors(encodings: list[Encoding], summary_only: bool) -> dict[str, Tensor]:
+    import torch
+
+    tensors: dict[str, Tensor] = {"image_sizes": torch.tensor([list(e.image_size) for e in encodings])}
+    for name in ("", *encodings[0].adaptors):
+        outputs = [encoding.adaptors[name] if name else encoding.backbone for encoding in encodings]
+        prefix = f"{name}." if name else ""
+        tensors[f"{prefix}summary"] = torch.cat([output.summary for output in outputs]).cpu()
+        if not summary_only:
+            for number, output in enumerate(outputs):
+                tensors[f"{prefix}features.{number}"] = output.features[0].contiguous().cpu()
+    return tensors
+
+
+def _save_npz(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    import numpy as np
+    import torch
+
+    arrays: dict[str, Any] = {
+        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        for name, value in tensors.items()
+    }
+    np.savez(path, allow_pickle=False, metadata=np.array(json.dumps(metadata)), **arrays)

@@ -1,0 +1,169 @@
+"""``radio info``: what a version, a file or a folder is, without loading its weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from radio.cli.common import MODEL_HELP, count, file_size, print_table
+
+if TYPE_CHECKING:
+    from radio.catalog import Release
+    from radio.checkpoints import Checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("model", metavar="MODEL|FILE", help=MODEL_HELP)
+    parser.add_argument("--download", action="store_true", help="fetch the weights if they are not here yet")
+    parser.add_argument("--tensors", action="store_true", help="also list every tensor")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Describe a model."""
+    from radio.catalog import find_release
+    from radio.errors import DownloadError
+    from radio.loading import open_checkpoint
+
+    release = find_release(args.model)
+    try:
+        if release is not None and not release.supported:
+            description = describe_release(release)
+        else:
+            checkpoint = open_checkpoint(args.model, local_files_only=not args.download)
+            description = describe_checkpoint(checkpoint, with_tensors=args.tensors)
+    except DownloadError as error:
+        if args.download:
+            raise
+        if release is None:
+            raise DownloadError(
+                f"{args.model} is not on this machine; 'radio info {args.model} --download' fetches it"
+            ) from error
+        description = describe_release(release)
+    if args.json:
+        print(json.dumps(description, indent=2, default=str))
+    else:
+        _print(description)
+
+
+def describe_release(release: Release) -> dict[str, Any]:
+    """What the catalogue knows of a version whose weights are not on this machine."""
+    absent = f"not on this machine ('radio info {release.version} --download' fetches them)"
+    return {
+        "version": release.version,
+        "weights": absent if release.supported else "not supported by this library",
+        "licence": release.licence,
+        "parameters": release.parameters,
+        "patch_size": release.patch_size,
+        "preferred_resolution": list(release.preferred_resolution),
+        "max_resolution": release.max_resolution,
+        "adaptors": list(release.adaptors),
+    }
+
+
+def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> dict[str, Any]:
+    """What a checkpoint is: its description, the sizes of its parts and, if asked for, its tensors."""
+    from radio.catalog import find_release
+
+    config = checkpoint.config
+    release = find_release(config.version)
+    sizes = Counter[str]()
+    dtypes = Counter[str]()
+    for name, tensor in checkpoint.tensors.items():
+        part = ".".join(name.split(".")[:2]) if name.startswith("adaptors.") else name.split(".")[0]
+        sizes["backbone" if part == "model" else part] += prod(tensor.shape)
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += prod(tensor.shape)
+    description: dict[str, Any] = {
+        "version": config.version or "unknown (a checkpoint does not have to say)",
+        "weights": str(checkpoint.path),
+        "file_size": sum(file.stat().st_size for file in _files(checkpoint.path)),
+        "layout": "Hub folder" if _is_hub(checkpoint.path) else "torch file",
+        "licence": release.licence if release else "unknown",
+        "parameters": sizes["backbone"],
+        "parameters_by_part": dict(sizes),
+        "stored_as": dict(dtypes),
+        "config": asdict(config),
+        "summary_dim": config.summary_dim,
+    }
+    if with_tensors:
+        description["tensors"] = {
+            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+            for name, value in checkpoint.tensors.items()
+        }
+    return description
+
+
+def _is_hub(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+
+
+def _print(description: dict[str, Any]) -> None:
+    if "config" not in description:
+        height, width = description["preferred_resolution"]
+        parameters = description["parameters"]
+        print_table(
+            [
+                ("version", description["version"]),
+                ("weights", description["weights"]),
+                ("licence", description["licence"]),
+                ("parameters", count(parameters) if parameters else "unknown"),
+                ("patch", f"{description['patch_size']} pixels"),
+                ("resolution", f"best {height}x{width}, largest side {description['max_resolution']}"),
+                ("adaptors", ", ".join(description["adaptors"]) or "none"),
+            ]
+        )
+        return
+    config = description["config"]
+    height, width = config["preferred_resolution"]
+    layers = f"{config['depth']} blocks, width {config['embed_dim']}, {config['num_heads']} heads"
+    tokens = f"{config['num_cls_tokens']} class tokens, {config['num_registers']} registers"
+    teachers = f" ({', '.join(config['summary_names'])})" if config["summary_names"] else ""
+    rows = [
+        ("version", description["version"]),
+        ("weights", description["weights"]),
+        ("layout", f"{description['layout']}, {file_size(description['file_size'])}"),
+        ("licence", description["licence"]),
+        ("architecture", f"{config['architecture']}: {layers}, MLP {config['mlp_dim']}"),
+        ("parameters", f"{count(description['parameters'])} (backbone)"),
+        ("stored as", ", ".join(f"{dtype} ({count(n)})" for dtype, n in description["stored_as"].items())),
+        ("computes in", config["dtype"]),
+        (
+            "patch",
+            f"{config['patch_size']} pixels; position embeddings {config['grid_size']}x{config['grid_size']}",
+        ),
+        ("resolution", f"best {height}x{width}, largest side {config['max_resolution']}"),
+        ("prefix tokens", tokens),
+        ("summary", f"{description['summary_dim']} numbers{teachers}"),
+        ("ViTDet", _vitdet(config)),
+    ]
+    rows += [("adaptor", _adaptor(adaptor)) for adaptor in config["adaptors"]] or [("adaptors", "none")]
+    print_table(rows)
+    for name, tensor in description.get("tensors", {}).items():
+        print(f"{name}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
+
+
+def _vitdet(config: dict[str, Any]) -> str:
+    window = config["vitdet_window_size"]
+    if config["vitdet_num_windowed"]:
+        schedule = f"{config['vitdet_num_windowed']} windowed blocks between global ones"
+    else:
+        schedule = f"{config['vitdet_num_global'] or 4} global blocks"
+    return f"{f'windows of {window} patches' if window else 'off by default'}; schedule: {schedule}"
+
+
+def _adaptor(adaptor: dict[str, Any]) -> str:
+    summary, feature = adaptor["summary"]["output_dim"], adaptor["feature"]["output_dim"]
+    finer = adaptor["feature"]["upsample_factor"]
+    return (
+        f"{adaptor['name']}: summary {summary}, features {feature}{f', {finer}x finer' if finer > 1 else ''}"
+    )

@@ -1,0 +1,53 @@
+"""``radio models``: the released versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from radio.cli.common import count, print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = (
+        "The size is the one at which a version works best, in pixels; 'max' is the largest side. "
+        "'cached' tells whether the weights are in the local Hugging Face cache."
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the released versions."""
+    from radio.catalog import RELEASES
+    from radio.download import is_cached
+
+    if args.json:
+        rows = [_as_json(release, is_cached(release)) for release in RELEASES]
+        print(json.dumps(rows, indent=2))
+        return
+    print_table(
+        [_as_row(release, is_cached(release)) for release in RELEASES],
+        ("version", "parameters", "size", "max", "patch", "adaptors", "cached", "licence of the weights"),
+    )
+
+
+def _as_row(release: Any, cached: bool) -> tuple[str, ...]:
+    height, width = release.preferred_resolution
+    return (
+        release.version if release.supported else f"{release.version} (not supported)",
+        count(release.parameters) if release.parameters else "-",
+        f"{height}x{width}",
+        str(release.max_resolution),
+        str(release.patch_size),
+        ", ".join(release.adaptors) or "-",
+        "yes" if cached else "no",
+        release.licence,
+    )
+
+
+def _as_json(release: Any, cached: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(release), "cached": cached}
