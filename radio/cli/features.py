@@ -59,14 +59,19 @@ def run(args: argparse.Namespace) -> None:
     targets = _targets(args.output, images)
     model = load(args)
     identity = _identity(model, args)
+    shapes: set[tuple[int, ...]] = set()
     if len(targets) == 1:
         encodings = [encoding for _, encoding in _encode(model, images, args)]
+        shapes.update(tuple(encoding.features.shape[1:]) for encoding in encodings)
         _write(targets[0], encodings, images, identity, args.summary_only)
     else:
         for number, encoding in _encode(model, images, args):
+            shapes.add(tuple(encoding.features.shape[1:]))
             _write(targets[number], [encoding], [images[number]], identity, args.summary_only)
     where = targets[0] if len(targets) == 1 else targets[0].parent
-    print(f"wrote {where} ({len(images)} {'image' if len(images) == 1 else 'images'})")
+    features = "x".join(map(str, shapes.pop())) if len(shapes) == 1 else f"of {len(shapes)} sizes"
+    print(f"wrote {where}")
+    print(f"images: {len(images)}, summary: {model.summary_dim} numbers, features: {features}")
 
 
 def _targets(output: str, images: list[Path]) -> list[Path]:

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The library on a photograph: 'make demo'. Writes to out/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+radio="${VENV:-.venv}/bin/radio"
+photo="${PHOTO:-examples/images/astronaut.jpg}"
+released=c-radio_v3-b
+random=tests/reference/v2_5/checkpoint.pth.tar
+
+show() {
+    echo "\$ radio $*"
+    "$radio" "$@"
+}
+
+demo() {
+    show features "$photo" --model "$1" --output out/features.safetensors
+}
+
+# Use the released weights when they are in the local cache or the Hugging Face Hub answers.
+found="$("$radio" doctor --json)"
+if grep -qE "\"reachable\": \"yes|\"versions in it\": \".*$released" <<<"$found" && demo "$released"; then
+    exit 0
+fi
+
+echo "The Hugging Face Hub cannot be reached and $released is not in the local cache."
+echo "This demo goes on with a tiny reference checkpoint. ITS WEIGHTS ARE RANDOM: its features mean nothing."
+demo "$random"
