@@ -13,7 +13,7 @@ from typing import Any
 
 from radio.cli.common import file_size, print_table
 
-_REQUIRED = ("torch", "torchvision", "timm", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
+_REQUIRED = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
 _EXTRAS = {
     "open_clip_torch": "text",
     "transformers": "text",
