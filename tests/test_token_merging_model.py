@@ -92,7 +92,7 @@ def test_intermediates_share_one_plan(model: RADIOModel) -> None:
     x = _images(1, 3, 96, 96)
     merge = TokenMerging(keep=12)
     options = {"indices": [3, -1], "output_fmt": "NLC"}
-    plain_final, plain = model.forward_intermediates(x, **options)
+    _, plain = model.forward_intermediates(x, **options)
     final, layers = model.forward_intermediates(x, **options, merge=merge)
     assert torch.equal(final.plan.assignment, model(x, merge=merge).plan.assignment)
     for layer, full in zip(layers, plain, strict=True):
