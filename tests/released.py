@@ -341,5 +341,10 @@ def _fill(
 def _cut(buffer: Tensor, offset: int, shape: Shape, is_scale: bool) -> Tensor:
     length = math.prod(shape)
     start = offset % len(buffer)
-    values = buffer.roll(-start).repeat(math.ceil(length / len(buffer)))[:length].reshape(shape)
-    return (values + 1 if is_scale else values).clone()
+    needed = start + length
+    values = (
+        buffer.repeat(math.ceil(needed / len(buffer)))[start:needed]
+        if needed > len(buffer)
+        else buffer[start:needed]
+    )
+    return (values + 1 if is_scale else values.clone()).reshape(shape)

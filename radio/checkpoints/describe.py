@@ -16,6 +16,7 @@ from radio.checkpoints.describe_adaptors import describe_adaptors
 from radio.checkpoints.guard import brief
 from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.shapes import Shapes, whole_number
+from radio.checkpoints.teachers import read_teachers
 from radio.config import Layout, RadioConfig
 from radio.errors import CheckpointError
 
@@ -64,7 +65,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
 
     embed_dim, num_heads = _attention(shapes, architecture, kwargs)
     patch_size, grid_size, prefix, has_class = _patches(shapes, layout, embed_dim)
-    teachers = _teachers(args, source)
+    teachers = read_teachers(args, source)
     num_cls = _num_cls_tokens(args, teachers, layout, prefix, source)
     stored_idxs = repository.get("summary_idxs", raw.tensors.get("summary_idxs"))
     summary_idxs = _summary_idxs(stored_idxs, teachers, layout, num_cls, source)
@@ -202,15 +203,6 @@ def _side(positions: int, source: str) -> int:
     if side * side != positions:
         raise CheckpointError(f"{source}: {positions} position embeddings are not a square grid")
     return side
-
-
-def _teachers(args: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
-    teachers = args.get("teachers") or []
-    if not isinstance(teachers, (list, tuple)) or not all(
-        isinstance(teacher, Mapping) and isinstance(teacher.get("name"), str) for teacher in teachers
-    ):
-        raise CheckpointError(f"{source}: 'teachers' must be a list of dicts, each with a 'name'")
-    return [dict(teacher) for teacher in teachers]
 
 
 def _num_cls_tokens(

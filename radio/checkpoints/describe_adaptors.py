@@ -19,7 +19,7 @@ def describe_adaptors(
     given: Mapping[str, Any],
     num_cls_tokens: int,
 ) -> tuple[AdaptorConfig, ...]:
-    """Describe every adaptor whose tensors are there.
+    """Describe every adaptor whose tensors are there, in the order of the teachers.
 
     Args:
         names: All tensor names.
@@ -31,27 +31,24 @@ def describe_adaptors(
     Raises:
         CheckpointError: A head is incomplete, or reads a class token that does not exist.
     """
-    by_name = {teacher["name"]: (i, teacher) for i, teacher in reversed(list(enumerate(teachers)))}
+    order = {teacher["name"]: i for i, teacher in reversed(list(enumerate(teachers)))}
     found = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("adaptors."))
     adaptors = []
-    for name in found:
+    for name in sorted(found, key=lambda name: order.get(name, len(teachers))):
         if not name or hasattr(nn.ModuleDict, name):
             raise CheckpointError(f"{shapes.source}: {name!r} cannot be the name of an adaptor")
-        index, teacher = by_name.get(name, (0, {"name": name}))
+        index = order.get(name, 0)
+        teacher = teachers[index] if name in order else {"name": name}
         config = given.get(name) or {}
-        upsample = (
-            (config.get("feature") or {}).get("upsample_factor") or teacher.get("fd_upsample_factor") or 1
-        )
         heads = shapes.under(f"adaptors.{name}.")
+        slot = _first(config.get("head_idx"), teacher.get("token_slot"), index)
+        upsample = _first(
+            (config.get("feature") or {}).get("upsample_factor"), teacher.get("fd_upsample_factor"), 1
+        )
         adaptors.append(
             AdaptorConfig(
                 name=name,
-                head_idx=_head_idx(
-                    config.get("head_idx", teacher.get("token_slot", index)),
-                    name,
-                    shapes.source,
-                    num_cls_tokens,
-                ),
+                head_idx=_head_idx(slot, name, shapes.source, num_cls_tokens),
                 summary=_describe_head(heads.under("head_mlp."), 1),
                 feature=_describe_head(
                     heads.under("feat_mlp."), whole_number(upsample, "upsample_factor", shapes.source)
@@ -60,6 +57,11 @@ def describe_adaptors(
             )
         )
     return tuple(adaptors)
+
+
+def _first(*choices: Any) -> Any:
+    """The first choice that is not None."""
+    return next(choice for choice in choices if choice is not None)
 
 
 def _head_idx(slot: Any, name: str, source: str, num_cls_tokens: int) -> int:

@@ -73,5 +73,5 @@ def _fold(weight: Tensor, factors: dict[str, Tensor], prefix: str, layer: str, e
         return (weight.float() * (scale / sigma).reshape(1, 1)).to(weight.dtype)
     except KeyError as error:
         raise CheckpointError(f"{layer}{_MARK}{error.args[0]} is missing") from error
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise CheckpointError(f"the spectral factors of {layer} do not fit its weight ({error})") from error

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, summary
 from radio.checkpoints.raw import RawCheckpoint
+from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
 
 _MOST_SHARING = 16
@@ -166,7 +167,7 @@ _HEADS = {"_heads.": "head_mlp", "_feature_projections.": "feat_mlp"}
 
 
 def _rename(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    names = [str(teacher["name"]) for teacher in args.get("teachers") or ()]
+    names = [teacher["name"] for teacher in read_teachers(args, path)]
     renamed: dict[str, Tensor] = {}
     for old, value in tensors.items():
         new = _new_name(old, names, path)
