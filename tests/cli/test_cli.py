@@ -313,7 +313,7 @@ def test_doctor_reports_versions_device_cache_and_hub(capsys: pytest.CaptureFixt
     assert main(["doctor", "--json", "--offline"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["versions"]["radio"] == radio.__version__
-    assert report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert report["hub"]["reachable"] == "not tried"
     assert report["cache"]["versions in it"] == "none"
     assert main(["doctor", "--offline"]) == 0
