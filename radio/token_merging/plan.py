@@ -56,7 +56,8 @@ class MergePlan(NamedTuple):
 
         Returns:
             (B, K) or (B, K, ...), of the dtype of `x`. Gradients flow to `x`. A token that nothing merged
-            into comes out as it was.
+            into comes out as it was. (A GPU adds in any order, so the last bits of sums vary between runs unless
+            `torch.use_deterministic_algorithms(True)` is set.)
 
         Raises:
             ValueError: `x` does not have B and L in front, `mode` is unknown, or a mean of integers is
