@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from memory import PeakMemory, needs_proc
 from released import ARCHITECTURES, OTHER_LAYOUTS, VERSIONS, make_checkpoint
 
 from radio import RELEASES, RADIOModel, load_model
@@ -26,10 +25,6 @@ SUMMARY_TOKENS = {
     "c-radio_v4-h": 2,
 }
 GIB = 2**30
-
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc"
-)
 
 
 def _versions(names) -> list:
@@ -108,37 +103,6 @@ def test_other_architectures_at_full_size(name: str, tmp_path: Path) -> None:
     assert output.features.isfinite().all()
 
 
-class _PeakMemory:
-    """The highest private memory of this process while the block runs, above what it was before.
-
-    Memory-mapped files are not private: the kernel can drop their pages at any time.
-    """
-
-    def __enter__(self) -> _PeakMemory:
-        self._before = self.peak = self._private()
-        self._running = True
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._running = False
-        self._thread.join()
-        self.peak = max(self.peak, self._private()) - self._before
-
-    def _watch(self) -> None:
-        while self._running:
-            self.peak = max(self.peak, self._private())
-            time.sleep(0.002)
-
-    @staticmethod
-    def _private() -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("the kernel does not report RssAnon")
-
-
 @needs_proc
 @pytest.mark.parametrize(
     ("name", "dtype"),
@@ -149,11 +113,11 @@ class _PeakMemory:
     ],
 )
 def test_memory_of_loading(name: str, dtype: str, tmp_path: Path) -> None:
-    """Weights that already have the right dtype stay in the file; converted ones exist once, and nothing else is made."""
+    """Weights of the right dtype stay in the file; converted ones exist once, and nothing else is made."""
     version = VERSIONS[name]
     path = tmp_path / "checkpoint.pth.tar"
     make_checkpoint(path, version)
-    with _PeakMemory() as loading:
+    with PeakMemory() as loading:
         model = load_model(path, device="cpu", dtype=dtype)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     assert (
@@ -163,7 +127,7 @@ def test_memory_of_loading(name: str, dtype: str, tmp_path: Path) -> None:
     allowed = 0 if model.dtype == version.dtype else weights
     assert loading.peak < allowed + 0.03 * GIB
 
-    with _PeakMemory() as running:
+    with PeakMemory() as running:
         _run(model)
     path.unlink()
     assert running.peak < 0.5 * GIB

@@ -84,18 +84,15 @@ def read_torch_content(path: Path) -> dict[str, Any]:
 def _check_container(path: Path) -> None:
     """Make sure that the file is a whole zip archive of plain entries before torch maps it."""
     refuse_placeholder(path)
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path} is not a zip-format torch file, or was cut short; download it again (a '.safetensors' file needs "
-            "its 'config.json' beside it; a file in torch's old format must be saved again with a current torch.save)"
-        )
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
-            f"{path} is damaged or was cut short ({summary(error)}); download it again"
+            f"{path} is not a zip-format torch file, or was cut short ({summary(error)}); download it again (a "
+            "'.safetensors' file needs its 'config.json' beside it; a file in torch's old format must be saved again "
+            "with a current torch.save)"
         ) from error
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path} has compressed entries, which torch.save never writes; refused")
