@@ -108,7 +108,8 @@ class Backbone(nn.Module):
         Returns:
             Tokens (B, T + L, C) before the final norm: prefix tokens, then patches in raster order.
         """
-        layout = DenseLayout(self.num_prefix_tokens, self._grid(x), windows.side if windows else None)
+        side = windows.side if windows else None
+        layout = DenseLayout(self.num_prefix_tokens, self._grid(x, side or 1), side)
         return self._run_blocks(self._embed(x), layout, windows, collector, merging)
 
     def forward_packed(
@@ -157,8 +158,10 @@ class Backbone(nn.Module):
                     return restore(whole)
         return restore(tokens)
 
-    def _grid(self, x: Tensor) -> tuple[int, int]:
-        return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+    def _grid(self, x: Tensor, window: int = 1) -> tuple[int, int]:
+        """Patches down and across, written as whole windows so that a traced graph can divide them again."""
+        step = self.patch_size * window
+        return x.shape[-2] // step * window, x.shape[-1] // step * window
 
     def _embed(self, x: Tensor) -> Tensor:
         if self.patch_generator is not None:

@@ -73,12 +73,14 @@ class DenseLayout:
         return torch.cat([tokens[:, : self.prefix], patches], dim=1)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        side = self.window or 1
-        windows = tokens[:, self.prefix :].reshape(-1, side * side, tokens.shape[-1])
+        (h, w), side = self.grid, self.window or 1
+        number = tokens.shape[0] * (h // side) * (w // side)
+        windows = tokens[:, self.prefix :].reshape(number, side * side, tokens.shape[-1])
         return tokens[:, : self.prefix], windows
 
     def join(self, prefix: Tensor, windows: Tensor) -> Tensor:
-        patches = windows.reshape(prefix.shape[0], -1, windows.shape[-1])
+        h, w = self.grid
+        patches = windows.reshape(prefix.shape[0], h * w, windows.shape[-1])
         return torch.cat([prefix, patches], dim=1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -100,21 +100,25 @@ class PatchGenerator(nn.Module):
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """The position embedding of a grid (h, w) at inference, (1, h·w, C).
 
-        The stored square grid is resized bilinearly, in float32, to the larger side of the wanted grid, and the
-        top-left h x w of it is taken.
+        The stored square grid is resized bilinearly to the larger side of the wanted grid, and the top-left h x w
+        of it is taken. PyTorch resizes half-precision maps in float32 arithmetic, so the stored grid is not copied
+        to float32 first: that copy took longer than the resizing itself. With it gone there is little to gain from
+        keeping embeddings from call to call, and no way to notice that weights changed through ``.data``: each
+        call computes its own, so none is ever out of date.
         """
         h, w = grid
         if not torch.compiler.is_compiling() and h == w == self.grid_size:
             return self.pos_embed
         side = max(h, w)
-        stored = self._stored_grid()
+        stored = self._stored_grid(self.pos_embed)
         resized = F.interpolate(stored, size=(side, side), mode="bilinear", align_corners=self.align_corners)
-        return resized[:, :, :h, :w].flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        # The explicit copy keeps a traced graph free of questions about strides, which depend on the orientation.
+        cropped = resized.permute(0, 2, 3, 1)[:, :h, :w].clone(memory_format=torch.contiguous_format)
+        return cropped.flatten(1, 2)
 
-    def _stored_grid(self) -> Tensor:
-        """The stored position embeddings as a float32 map (1, C, rows, cols)."""
-        stored = self.pos_embed.float().reshape(1, self.grid_size, self.grid_size, -1)
-        return stored.permute(0, 3, 1, 2)
+    def _stored_grid(self, pos_embed: Tensor) -> Tensor:
+        """Stored position embeddings as a map (1, C, rows, cols), without a copy."""
+        return pos_embed.reshape(1, self.grid_size, self.grid_size, -1).permute(0, 3, 1, 2)
 
     def _random_position_embedding(self, batch: int, grid: tuple[int, int]) -> Tensor:
         """A random crop of the stored grid for every clip of the batch, (B, h·w, C).
@@ -137,7 +141,7 @@ class PatchGenerator(nn.Module):
         unit = torch.stack([xs, ys], dim=-1)
         points = unit * extent[:, None, None] + offset[:, None, None]
         crop = F.grid_sample(
-            self._stored_grid().expand(clips, -1, -1, -1), points * 2 - 1, mode="bilinear", align_corners=True
+            self._stored_grid(self.pos_embed.float()).expand(clips, -1, -1, -1), points * 2 - 1, mode="bilinear", align_corners=True
         )
         embedding = crop.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return embedding.repeat_interleave(frames, dim=0)
