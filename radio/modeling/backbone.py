@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from radio.config import RadioConfig
-from radio.modeling.block import NORM_EPS, Block
+from radio.modeling.block import NORM_EPS, Block, attend_all
 from radio.modeling.merging import MergingPass
 from radio.modeling.packing import DenseLayout, PackedLayout, TokenLayout
 from radio.modeling.patch_generator import (
@@ -150,7 +150,8 @@ class Backbone(nn.Module):
             if merging is not None:
                 tokens = merging.run_block(i, block, tokens)
             else:
-                tokens = block(tokens) if prefix is not None else block(tokens, layout.attend)
+                dense = prefix is not None or layout.attend is attend_all
+                tokens = block(tokens) if dense else block(tokens, layout.attend)
             if collector is not None and collector.wants(i):
                 whole = tokens if prefix is None else layout.join(prefix, tokens)
                 collector.add(i, restore(whole))

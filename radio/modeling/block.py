@@ -135,8 +135,12 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
-        """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
-        x = x + self.ls1(self.attn(self.norm1(x), attend))
+        """Run the block on tokens (B, N, C); `attend` says which tokens see which.
+
+        Where all see each other `attn` is called with the tokens alone, so that users can put a module of theirs there.
+        """
+        normed = self.norm1(x)
+        x = x + self.ls1(self.attn(normed) if attend is attend_all else self.attn(normed, attend))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 

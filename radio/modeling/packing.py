@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from radio.modeling.block import attend_all
 from radio.modeling.windows import to_raster_order, to_window_order
 
 Grid = tuple[int, int]
@@ -59,6 +60,7 @@ class DenseLayout:
     prefix: int
     grid: Grid
     window: int | None = None
+    attend = staticmethod(attend_all)
 
     def enter(self, tokens: Tensor) -> Tensor:
         if self.window is None:
@@ -82,9 +84,6 @@ class DenseLayout:
         h, w = self.grid
         patches = windows.reshape(prefix.shape[0], h * w, windows.shape[-1])
         return torch.cat([prefix, patches], dim=1)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
 
 
 class Segments:
