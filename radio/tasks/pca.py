@@ -117,15 +117,15 @@ class PCAFit:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a saved PCA fit: {error}") from error
         width = tensors["mean"].numel()
-        shapes = {name: (width,) if name == "mean" else (_COMPONENTS,) for name in _TENSORS}
-        shapes["components"] = (_COMPONENTS, width)
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_TENSORS, (_COMPONENTS,))
+        shapes |= {"mean": (width,), "components": (_COMPONENTS, width)}
         for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
                 raise ValueError(
                     f"{path} is damaged: {name} must hold finite numbers of shape {shape}, "
                     f"got {tuple(tensors[name].shape)}"
                 )
-        return cls(**tensors, source=json.loads(metadata["source"]))
+        return cls(**tensors, source=json.loads(metadata.get("source", "{}")))
 
 
 _TENSORS = ("mean", "components", "low", "high", "explained")

@@ -1,0 +1,190 @@
+"""Pictures of features: colours and heat maps enlarged to an image, marks, and labelled sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has them."""
+
+_INK = (32, 34, 38)
+_PAPER = (255, 255, 255)
+_FRAME = (214, 216, 220)
+_OUTLIER = (255, 0, 170)
+_HEAT = (
+    (22, 18, 60),
+    (48, 52, 130),
+    (30, 106, 150),
+    (28, 152, 138),
+    (110, 196, 96),
+    (212, 220, 70),
+    (255, 244, 170),
+)
+"""From low to high; the brightness rises evenly, so that it reads in grey too."""
+
+
+class Panel(NamedTuple):
+    """A picture of a sheet, with the words below it."""
+
+    picture: Image.Image
+    label: str
+
+
+def photograph(pixels: Tensor) -> Image.Image:
+    """Pixels (3, H, W) in [0, 1] as a picture."""
+    values = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def feature_picture(rgb: Tensor, size: Size, outliers: Tensor | None = None) -> Image.Image:
+    """Colours of patches, enlarged without smoothing, so that every patch is seen.
+
+    Args:
+        rgb: (3, h, w) in [0, 1], as `radio.tasks.pca.PCAFit.to_rgb` gives it.
+        size: Width and height of the picture.
+        outliers: (h, w) bool, patches that get a bright frame.
+    """
+    picture = _enlarge(photograph(rgb), size)
+    if outliers is not None:
+        for row, column in outliers.nonzero().tolist():
+            frame_patch(picture, (row, column), (outliers.shape[0], outliers.shape[1]), _OUTLIER)
+    return picture
+
+
+def heat_map(values: Tensor, size: Size, low: float, high: float) -> Image.Image:
+    """Values of patches as colours from dark blue (low) to pale yellow (high), enlarged without smoothing.
+
+    Args:
+        values: (h, w).
+        size: Width and height of the picture.
+        low, high: The values at the ends of the colours; what lies outside is clamped.
+
+    Raises:
+        ValueError: ``low`` is not below ``high``.
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
+    return _enlarge(_heat_colours((values.detach().float().cpu() - low) / (high - low)), size)
+
+
+def blend(picture: Image.Image, colours: Image.Image, opacity: float = 0.65) -> Image.Image:
+    """Colours over the grey version of a picture of the same size."""
+    return Image.blend(picture.convert("L").convert("RGB"), colours, opacity)
+
+
+def frame_patch(
+    picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    """Draw a frame around a patch, in place.
+
+    Args:
+        picture: Of the whole image.
+        patch: Row and column.
+        grid: Patches down and across.
+        colour: Of the frame; a dark line around it keeps it visible on any ground.
+    """
+    left, right = (round((patch[1] + i) * picture.width / grid[1]) for i in (0, 1))
+    top, bottom = (round((patch[0] + i) * picture.height / grid[0]) for i in (0, 1))
+    width = max(round(max(picture.size) / 256), 2)
+    canvas = ImageDraw.Draw(picture)
+    canvas.rectangle(_around((left, top, right, bottom), width + 1), outline=(0, 0, 0), width=width + 2)
+    canvas.rectangle(_around((left, top, right, bottom), width), outline=colour, width=width)
+
+
+def fitting(size: Size, side: int) -> Size:
+    """The size with the same shape whose long side is ``side``."""
+    scale = side / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, title: str = "") -> Image.Image:
+    """Panels in rows and columns with their labels, on white.
+
+    Columns are as wide as their widest picture or label, rows as high as their highest picture.
+
+    Args:
+        rows: Panels from left to right, in rows from top to bottom; rows may differ in length.
+        footer: Goes below everything, on the left.
+        title: Goes above everything.
+
+    Raises:
+        ValueError: There is no panel.
+    """
+    if not any(rows):
+        raise ValueError("a sheet needs at least one panel")
+    largest = max(max(panel.picture.size) for row in rows for panel in row)
+    text = min(max(round(largest / 24), 13), 22)
+    font, bold = ImageFont.load_default(text), ImageFont.load_default(round(text * 1.25))
+    margin, gap, line = text, max(text // 2, 8), round(text * 1.9)
+    widths = [
+        max(max(row[i].picture.width, _length(font, row[i].label)) for row in rows if i < len(row))
+        for i in range(max(len(row) for row in rows))
+    ]
+    heights = [max(panel.picture.height for panel in row) for row in rows]
+    heading = round(text * 2.1) if title else 0
+    bottom = footer.height + gap if footer else 0
+    width = max(sum(widths) + gap * (len(widths) - 1), footer.width if footer else 0, _length(bold, title))
+    height = heading + sum(heights) + line * len(rows) + gap * (len(rows) - 1) + bottom
+    result = Image.new("RGB", (width + 2 * margin, height + 2 * margin), _PAPER)
+    canvas = ImageDraw.Draw(result)
+    if title:
+        canvas.text((margin, margin + text * 0.6), title, fill=_INK, font=bold, anchor="lm")
+    top = margin + heading
+    for row, row_height in zip(rows, heights, strict=True):
+        left = margin
+        for panel, column_width in zip(row, widths, strict=False):
+            x = left + (column_width - panel.picture.width) // 2
+            y = top + row_height - panel.picture.height
+            result.paste(panel.picture, (x, y))
+            canvas.rectangle(
+                (x - 1, y - 1, x + panel.picture.width, y + panel.picture.height), outline=_FRAME
+            )
+            centre = left + column_width / 2, top + row_height + line * 0.48
+            canvas.text(centre, panel.label, fill=_INK, font=font, anchor="mm")
+            left += column_width + gap
+        top += row_height + line + gap
+    if footer:
+        result.paste(footer, (margin, top))
+    return result
+
+
+def colour_scale(width: int, low: str, high: str, what: str, text: int = 14) -> Image.Image:
+    """A bar with the colours of `heat_map`, what they mean, and the values at its ends."""
+    font = ImageFont.load_default(text)
+    bar = _heat_colours(torch.linspace(0, 1, max(width // 2, 120))[None]).resize((max(width // 2, 120), text))
+    parts = [_length(font, f"{what}  {low} "), bar.width, _length(font, f" {high}")]
+    result = Image.new("RGB", (sum(parts) + 4, round(text * 1.6)), _PAPER)
+    canvas, middle = ImageDraw.Draw(result), result.height / 2
+    canvas.text((0, middle), f"{what}  {low}", fill=_INK, font=font, anchor="lm")
+    result.paste(bar, (parts[0], round(middle - bar.height / 2)))
+    canvas.text((parts[0] + bar.width + 4, middle), high, fill=_INK, font=font, anchor="lm")
+    return result
+
+
+def _heat_colours(values: Tensor) -> Image.Image:
+    """Values (h, w) as colours, 0 and 1 being the ends."""
+    anchors = np.array(_HEAT, dtype=np.float32)
+    position = values.clamp(0, 1).numpy()
+    places = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(position, places, anchors[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
+
+
+def _enlarge(picture: Image.Image, size: Size) -> Image.Image:
+    shrinks = size[0] < picture.width or size[1] < picture.height
+    return picture.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST)
+
+
+def _around(box: tuple[int, int, int, int], by: int) -> tuple[int, int, int, int]:
+    left, top, right, bottom = box
+    return left - by, top - by, right + by - 1, bottom + by - 1
+
+
+def _length(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
+    return round(font.getlength(text)) + 1
