@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch.hub.list takes every callable here for an entry point
+    from collections.abc import Sequence
+    from typing import Any
 
 dependencies = ["torch", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
 
