@@ -112,9 +112,9 @@ class PatchGenerator(nn.Module):
         side = max(h, w)
         stored = self._stored_grid(self.pos_embed)
         resized = F.interpolate(stored, size=(side, side), mode="bilinear", align_corners=self.align_corners)
-        # The explicit copy keeps a traced graph free of questions about strides, which depend on the orientation.
-        cropped = resized.permute(0, 2, 3, 1)[:, :h, :w].clone(memory_format=torch.contiguous_format)
-        return cropped.flatten(1, 2)
+        # Columns are selected, not sliced: strides of a slice depend on the orientation, and a traced graph with it.
+        columns = torch.arange(w, device=resized.device)
+        return resized.permute(0, 2, 3, 1)[:, :h].index_select(2, columns).flatten(1, 2)
 
     def _stored_grid(self, pos_embed: Tensor) -> Tensor:
         """Stored position embeddings as a map (1, C, rows, cols), without a copy."""
@@ -141,7 +141,10 @@ class PatchGenerator(nn.Module):
         unit = torch.stack([xs, ys], dim=-1)
         points = unit * extent[:, None, None] + offset[:, None, None]
         crop = F.grid_sample(
-            self._stored_grid(self.pos_embed.float()).expand(clips, -1, -1, -1), points * 2 - 1, mode="bilinear", align_corners=True
+            self._stored_grid(self.pos_embed.float()).expand(clips, -1, -1, -1),
+            points * 2 - 1,
+            mode="bilinear",
+            align_corners=True,
         )
         embedding = crop.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return embedding.repeat_interleave(frames, dim=0)
@@ -159,7 +162,9 @@ class PlainPatchEmbed(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
-def resize_plain_position_embedding(pos_embed: Tensor, grid: tuple[int, int], stored: int, prefix: int) -> Tensor:
+def resize_plain_position_embedding(
+    pos_embed: Tensor, grid: tuple[int, int], stored: int, prefix: int
+) -> Tensor:
     """The position embedding of a plain ViT for a grid, resized as timm does it (bicubic, antialiased).
 
     Args:

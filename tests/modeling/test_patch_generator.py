@@ -16,7 +16,13 @@ GRID = 8
 
 def _generator(align_corners: bool = False) -> PatchGenerator:
     generator = PatchGenerator(
-        dim=12, patch_size=4, grid_size=GRID, num_cls_tokens=2, num_registers=1, bias=True, align_corners=align_corners
+        dim=12,
+        patch_size=4,
+        grid_size=GRID,
+        num_cls_tokens=2,
+        num_registers=1,
+        bias=True,
+        align_corners=align_corners,
     )
     random = torch.Generator().manual_seed(0)
     for parameter in generator.parameters():
@@ -34,7 +40,9 @@ def _expected(generator: PatchGenerator, grid: tuple[int, int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("grid", [(8, 8), (4, 4), (4, 6), (6, 4), (1, 1), (1, 9), (20, 3)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
 def test_position_embedding_of_any_grid(align_corners, grid, dtype, tolerance):
     generator = _generator(align_corners).to(dtype)
     with torch.inference_mode():
