@@ -206,23 +206,27 @@ def compare_loss(model: RADIONetwork, sizes: Sizes, source: str) -> None:
 
 
 def compare_tome(model: RADIONetwork, sizes: Sizes, clock: Callable[[], float]) -> None:
-    """Merging inside the network: speed, and how far the outputs move."""
-    x = photo(PHOTOS[0], sizes.tome_pixels).to(model.device, model.dtype)
-    plain = model(x)
+    """Merging inside the network: time for one photograph, and how far the outputs move on all of them."""
+    photos = torch.cat([photo(path, sizes.tome_pixels) for path in PHOTOS]).to(model.device, model.dtype)
+    x = photos[:1]
+    plain = model(photos)
     total = plain.features.shape[1]
+    apart = torch.pdist(plain.summary.float()).mean()
     variants = {r: InNetworkMerging(r=r) for r in sizes.tome_r}
     calls: dict[str, Callable[[], object]] = {"0": lambda: model(x)}
     calls |= {str(r): lambda tome=tome: model(x, tome=tome) for r, tome in variants.items()}
     taken = seconds(calls, sizes.repeats, clock)
-    rows = [["0", str(total), f"{1000 * taken['0']:.0f}", "1.00x", "1.0000", "1.0000"]]
+    rows = [["0", str(total), f"{1000 * taken['0']:.0f}", "1.00x", "1.0000", "0 %", "1.0000"]]
     for r, tome in variants.items():
-        output = model(x, tome=tome)
+        output = model(photos, tome=tome)
         left = model(x, tome=InNetworkMerging(r=r, expand=False)).features.shape[1]
-        summary = F.cosine_similarity(output.summary.float(), plain.summary.float()).mean()
+        cosine = F.cosine_similarity(output.summary.float(), plain.summary.float()).mean()
+        moved = (output.summary.float() - plain.summary.float()).norm(dim=1).mean() / apart
         features = F.cosine_similarity(output.features.float(), plain.features.float(), dim=2).mean()
         speed = [f"{1000 * taken[str(r)]:.0f}", f"{taken['0'] / taken[str(r)]:.2f}x"]
-        rows.append([str(r), str(left), *speed, f"{summary:.4f}", f"{features:.4f}"])
-    header = ["r per block", "tokens at the end", "ms", "speed-up", "cosine of summary", "cosine of features"]
+        rows.append([str(r), str(left), *speed, f"{cosine:.4f}", f"{100 * moved:.1f} %", f"{features:.4f}"])
+    header = ["r per block", "tokens at the end", "ms", "speed-up", "cosine of summary"]
+    header += ["summary moved, of the distance between photographs", "cosine of features"]
     print_table(f"Merging inside the network at {sizes.tome_pixels} px", header, rows)
 
 
