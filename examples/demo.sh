@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The library on a photograph: 'make demo'. Writes to out/.
+# The library on a photograph: 'make demo'. Try your own with: make demo PHOTO=photo.jpg
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 radio="${VENV:-.venv}/bin/radio"
 photo="${PHOTO:-examples/images/astronaut.jpg}"
+out="${OUT:-out}"
 released=c-radio_v3-b
 random=tests/reference/v2_5/checkpoint.pth.tar
 
@@ -14,7 +15,7 @@ show() {
 }
 
 demo() {
-    show features "$photo" --model "$1" --output out/features.safetensors
+    show features "$photo" --model "$1" --output "$out/features.safetensors"
 }
 
 # Use the released weights when they are in the local cache or the Hugging Face Hub answers.

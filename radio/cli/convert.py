@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{output} already holds a model; give another folder, or --overwrite")
     checkpoint = open_checkpoint(args.model)
     names = [adaptor.name for adaptor in checkpoint.config.adaptors]
-    build_model(checkpoint, names, torch.device("cpu"), torch.float32)  # refuses tensors that do not fit
+    build_model(checkpoint, names, torch.device("meta"), torch.float32)  # refuses tensors that do not fit
     write_hub_repo(output, checkpoint.config, checkpoint.tensors)
     written = (output / "model.safetensors").stat().st_size
     print(f"wrote {output / 'config.json'}")

@@ -25,7 +25,8 @@ OUT.safetensors or OUT.npz holds, for N images:
   image_sizes          (N, 2) height and width at which the images were run
   NAME.summary, NAME.features.0 ...   the same for each --adaptor
 and, as metadata (a JSON text under 'metadata' in .npz): the model, its version and settings, and the images' paths.
-A folder gets one such file for each image, named after it: OUT/photo.safetensors.
+A folder gets one such file for each image, named after it: OUT/photo.safetensors. Choose that for many images: what
+goes into one file is held in memory until it is written.
 """
 
 
