@@ -15,7 +15,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from radio.modeling.block import attend_all
 from radio.modeling.windows import to_raster_order, to_window_order
@@ -118,6 +117,9 @@ class Segments:
         return torch.cat(attended, dim=1).transpose(1, 2)
 
     def _attend_at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # Imported here because it brings the compiler with it, which takes longer than loading a model.
+        from torch.nn.attention.varlen import varlen_attn
+
         if self._boundaries is None:
             boundaries = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
             self._boundaries = boundaries.to(q.device, non_blocking=True)
