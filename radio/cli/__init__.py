@@ -17,6 +17,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("features", "radio.cli.features", "write the summary and the spatial features of images"),
     ("zeroshot", "radio.cli.zeroshot", "find the labels that fit images best"),
     ("segment", "radio.cli.segment", "give every pixel of an image a label"),
+    ("pca", "radio.cli.pca", "show spatial features of images or of a video as colours"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbours among labelled ones"),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),

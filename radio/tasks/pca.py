@@ -127,6 +127,23 @@ class PCAFit:
                 )
         return cls(**tensors, source=json.loads(metadata.get("source", "{}")))
 
+    def mismatch(self, space: Mapping[str, str]) -> str | None:
+        """Why the colours of some features would mean nothing: the fit was made in another space.
+
+        Args:
+            space: What the features are, as `radio.tasks.spatial.feature_space` gives it.
+
+        Returns:
+            A sentence, or None when the spaces are the same or one of them is not known.
+        """
+        fitted, given = self.source.get("space"), space.get("space")
+        if not fitted or not given or fitted == given:
+            return None
+        return (
+            f"this PCA was fitted in the space '{fitted}', but these features are in '{given}'; "
+            "their colours cannot be compared"
+        )
+
 
 _TENSORS = ("mean", "components", "low", "high", "explained")
 

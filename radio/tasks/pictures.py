@@ -16,7 +16,7 @@ Size = tuple[int, int]
 _INK = (32, 34, 38)
 _PAPER = (255, 255, 255)
 _FRAME = (214, 216, 220)
-_OUTLIER = (255, 0, 170)
+_OUTLIER = (255, 255, 255)
 _HEAT = (
     (22, 18, 60),
     (48, 52, 130),
@@ -91,7 +91,7 @@ def frame_patch(
     """
     left, right = (round((patch[1] + i) * picture.width / grid[1]) for i in (0, 1))
     top, bottom = (round((patch[0] + i) * picture.height / grid[0]) for i in (0, 1))
-    width = max(round(max(picture.size) / 256), 2)
+    width = max(round(max(picture.size) / 200), 2)
     canvas = ImageDraw.Draw(picture)
     canvas.rectangle(_around((left, top, right, bottom), width + 1), outline=(0, 0, 0), width=width + 2)
     canvas.rectangle(_around((left, top, right, bottom), width), outline=colour, width=width)

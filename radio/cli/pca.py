@@ -1,0 +1,215 @@
+"""``radio pca``: spatial features of images or of a video as colours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from radio.cli.common import add_model_arguments, find_images, load, positive, progress, written_at_once
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from radio.model import RADIOModel
+    from radio.tasks.pca import PCAFit
+    from radio.tasks.pictures import Panel
+
+_EPILOG = """\
+One PCA is fitted over all images and sizes, so that the same colour means the same thing in all of them. Patches of
+unusually high norm, a known artefact of large vision transformers, are left out of the fit.
+
+For images, DIR gets NAME-SIZE.png for each image and size, and contact-sheet.png with all of them. With --side-by-side
+it gets NAME.png instead: the picture next to its features at every size.
+
+For a video, OUT.mp4 has the video's frame rate; the PCA is fitted on a sample of the frames. Needs the 'video' extra.
+"""
+
+_VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+_SHEET_ROWS = 12
+_SHEET_SIDE = 288
+_SIDE_BY_SIDE = 448
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, or one video"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder; for a video a file"
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_sizes,
+        default=[None],
+        metavar="SIZE,…",
+        help="sizes at which the images are run: 432,512,768,1024 (short side), long:1024, 512x768, …; by default "
+        "the supported size nearest to an image's own. A video has one",
+    )
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="put the picture next to its features, with labels"
+    )
+    parser.add_argument(
+        "--show-outliers", action="store_true", help="frame the patches of unusually high norm"
+    )
+    fits = parser.add_mutually_exclusive_group()
+    fits.add_argument("--save-fit", type=Path, metavar="FILE", help="keep the PCA (.safetensors)")
+    fits.add_argument("--fit", type=Path, metavar="FILE", help="use a PCA that was kept")
+    parser.add_argument(
+        "--fit-frames",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="frames of a video to fit on (default: 32)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=4, metavar="N", help="images or frames per pass (default: 4)"
+    )
+    add_model_arguments(parser, adaptors=False)
+    parser.add_argument("--adaptor", metavar="NAME", help="show a teacher's features (sam, dino_v2, …)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the features of what was given."""
+    videos = [path for path in args.inputs if path.suffix.lower() in _VIDEO_SUFFIXES]
+    if videos and len(args.inputs) > 1:
+        raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
+    if videos:
+        _run_video(videos[0], args)
+    else:
+        _run_images(args)
+
+
+def _run_images(args: argparse.Namespace) -> None:
+    from radio.tasks.pca import PCAFit
+
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"{args.output} is a file; images need a folder")
+    paths = find_images(args.inputs)
+    names = _names(paths)
+    fit = PCAFit.load(args.fit) if args.fit else None
+    model = load(args, adaptors=_adaptors(args))
+    if fit is None:
+        fit = _fit_images(model, paths, args)
+    _check_fit(fit, model, args)
+    rows: list[list[Panel]] = []
+    sheets = 0
+    for path, name in progress(list(zip(paths, names, strict=True)), len(paths), "drawing"):
+        rows.append(_draw_image(model, fit, path, name, args))
+        if len(rows) == _SHEET_ROWS or path is paths[-1]:
+            sheets += 1
+            _save_sheet(rows, args.output / f"contact-sheet{f'-{sheets}' if sheets > 1 else ''}.png")
+            rows = []
+    print(f"wrote {args.output}")
+    shares = ", ".join(f"{share:.0%}" for share in fit.explained.tolist())
+    print(f"images: {len(paths)}, sizes: {len(args.sizes)}, variance in red, green, blue: {shares}")
+
+
+def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) -> PCAFit:
+    from radio.tasks.pca import PCAAccumulator
+    from radio.tasks.spatial import feature_space, spatial_features
+
+    accumulator = PCAAccumulator()
+    batches = [
+        (size, paths[start : start + args.batch_size])
+        for size in args.sizes
+        for start in range(0, len(paths), args.batch_size)
+    ]
+    for size, batch in progress(batches, len(batches), "fitting"):
+        for spatial in spatial_features(model, batch, size, args.adaptor, args.batch_size):
+            accumulator.add(spatial.features)
+    fit = accumulator.fit(source=feature_space(model, args.adaptor))
+    _save_fit(fit, args)
+    return fit
+
+
+def _draw_image(
+    model: RADIOModel, fit: PCAFit, path: Path, name: str, args: argparse.Namespace
+) -> list[Panel]:
+    """Write an image's own pictures; returns its row of the contact sheet."""
+    from PIL import Image
+
+    from radio.images import load_image
+    from radio.tasks.pca import outlier_patches
+    from radio.tasks.pictures import Panel, feature_picture, fitting, photograph, sheet
+    from radio.tasks.spatial import spatial_features
+
+    pixels = load_image(path)
+    picture = photograph(pixels)
+    side = fitting(picture.size, _SIDE_BY_SIDE)
+    panels = [Panel(picture.resize(side, Image.Resampling.LANCZOS), path.name)]
+    small = fitting(picture.size, _SHEET_SIDE)
+    row = [Panel(picture.resize(small, Image.Resampling.LANCZOS), path.name)]
+    for size in args.sizes:
+        [(features, run_at)] = spatial_features(model, [pixels], size, args.adaptor)
+        rgb = fit.to_rgb(features)
+        outliers = outlier_patches(features) if args.show_outliers else None
+        label = f"{run_at.width} x {run_at.height}"
+        if outliers is not None:
+            label += f", outliers: {int(outliers.sum())}"
+        panels.append(Panel(feature_picture(rgb, side, outliers), label))
+        row.append(Panel(feature_picture(rgb, small, outliers), label))
+        if not args.side_by_side:
+            _save(
+                feature_picture(rgb, picture.size, outliers),
+                args.output / f"{name}-{run_at.width}x{run_at.height}.png",
+            )
+    if args.side_by_side:
+        _save(sheet([panels]), args.output / f"{name}.png")
+    return row
+
+
+def _run_video(video: Path, args: argparse.Namespace) -> None:
+    raise NotImplementedError
+
+
+def _save_sheet(rows: list[list[Panel]], path: Path) -> None:
+    from radio.tasks.pictures import sheet
+
+    _save(sheet(rows), path)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    with written_at_once(path) as temporary:
+        picture.save(temporary)
+
+
+def _save_fit(fit: PCAFit, args: argparse.Namespace) -> None:
+    if args.save_fit:
+        with written_at_once(args.save_fit) as temporary:
+            fit.save(temporary)
+
+
+def _check_fit(fit: PCAFit, model: RADIOModel, args: argparse.Namespace) -> None:
+    from radio.tasks.spatial import feature_space
+
+    reason = fit.mismatch(feature_space(model, args.adaptor))
+    if reason:
+        print(f"radio pca: warning: {reason}", file=sys.stderr)
+
+
+def _adaptors(args: argparse.Namespace) -> list[str]:
+    return [args.adaptor] if args.adaptor else []
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """A name for each image's files: its own, with a number where several images share it."""
+    names: list[str] = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}_{number}"
+        names.append(name)
+    return names
+
+
+def _sizes(text: str) -> list[str | None]:
+    sizes: list[str | None] = [size.strip() for size in text.split(",") if size.strip()]
+    if not sizes:
+        raise argparse.ArgumentTypeError(f"expected sizes with commas between them, got {text!r}")
+    return sizes

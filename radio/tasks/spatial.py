@@ -1,0 +1,74 @@
+"""Spatial features of images in the space that was asked for: the backbone's, or a teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from radio.images import ImageInput, SizeSpec
+from radio.model import RADIOModel
+from radio.modeling.outputs import Resolution
+from radio.tasks.zero_shot import get_adaptor
+
+
+class Spatial(NamedTuple):
+    """Features of one image.
+
+    Attributes:
+        features: (C, h, w).
+        image_size: Height and width at which the image was run, in pixels.
+    """
+
+    features: Tensor
+    image_size: Resolution
+
+
+def spatial_features(
+    model: RADIOModel,
+    images: Sequence[ImageInput],
+    size: SizeSpec = None,
+    adaptor_name: str | None = None,
+    batch_size: int = 8,
+) -> list[Spatial]:
+    """Spatial features of images.
+
+    Args:
+        model: A model, with the adaptor if one is asked for.
+        images: As `RADIOModel.encode` takes them.
+        size: As in `radio.images.target_size`.
+        adaptor_name: The teacher's space; the backbone's own if None.
+        batch_size: Images per forward pass.
+
+    Returns:
+        One `Spatial` for each image.
+
+    Raises:
+        ImageError: An image cannot be read.
+        ValueError: The adaptor was not loaded, or a size does not fit the model.
+    """
+    if adaptor_name is not None:
+        get_adaptor(model, adaptor_name)
+    encodings = model.encode(list(images), size=size, feature_fmt="NCHW", batch_size=batch_size)
+    assert isinstance(encodings, list)
+    outputs = [e.backbone if adaptor_name is None else e.adaptors[adaptor_name] for e in encodings]
+    return [Spatial(o.features[0], e.image_size) for o, e in zip(outputs, encodings, strict=True)]
+
+
+def feature_space(model: RADIOModel, adaptor_name: str | None = None) -> dict[str, str]:
+    """What features are, in words, for files that hold something made from them.
+
+    Returns:
+        ``model`` and ``architecture``, and ``space``: of an adaptor its teacher, which models may share; else the
+        backbone of this model, which is its own.
+
+    Raises:
+        ValueError: The adaptor was not loaded.
+    """
+    name = model.config.version or str(model.checkpoint_path.resolve())
+    space = f"backbone of {name}"
+    if adaptor_name is not None:
+        teacher = get_adaptor(model, adaptor_name).teacher
+        space = f"{adaptor_name} ({teacher.get('model') or teacher.get('type') or 'unknown teacher'})"
+    return {"model": name, "architecture": model.config.architecture, "space": space}
