@@ -409,7 +409,8 @@ class RADIONetwork(nn.Module):
         for image in x:
             if not isinstance(image, Tensor):
                 raise TypeError(
-                    f"expected tensors, got {type(image).__name__}; model.encode(...) takes paths, PIL images and arrays"
+                    f"expected tensors, got {type(image).__name__}; "
+                    "model.encode(...) takes paths, PIL images and arrays"
                 )
             batch = image.unsqueeze(0) if image.ndim == 3 else image
             self._check_images(batch)
