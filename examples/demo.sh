@@ -16,6 +16,7 @@ show() {
 
 demo() {
     show features "$photo" --model "$1" --output "$out/features.safetensors"
+    show pca "$photo" --model "$1" --output "$out/pca" --side-by-side
 }
 
 # Use the released weights when they are in the local cache or the Hugging Face Hub answers.

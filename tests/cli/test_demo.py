@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -26,4 +27,6 @@ def test_demo_without_the_hub_says_that_its_weights_are_random(photos: list[Path
     )
     assert done.returncode == 0, done.stderr
     assert "WEIGHTS ARE RANDOM" in done.stdout
+    with Image.open(tmp_path / "pca" / f"{photos[-1].stem}.png") as picture:
+        assert picture.width > picture.height, "the photograph and its features, side by side"
     assert set(load_file(tmp_path / "features.safetensors")) == {"summary", "features.0", "image_sizes"}
