@@ -86,6 +86,12 @@ class Version:
     def num_cls_tokens(self) -> int:
         return len({teacher["name"] for teacher in self.teachers}) if self.cls_per_teacher else 1
 
+    @property
+    def num_summary_tokens(self) -> int:
+        return (
+            sum(teacher.get("use_summary", True) for teacher in self.teachers) if self.cls_per_teacher else 1
+        )
+
 
 _V2 = (_CLIP, _DINO_V2, _SAM)
 _V2_5 = (_CLIP, _SIGLIP, _DINO_V2, _SAM)

@@ -19,7 +19,7 @@ from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
 
-_MOST_SHARING = 16
+_MOST_SHARING = 32
 """Tensors may share storage, but together they may not claim more than this many times the file's size."""
 
 
