@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from radio.files import written_at_once as written_at_once
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
@@ -110,26 +109,6 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"there is no image file {str(path)!r}")
     return found
-
-
-@contextmanager
-def written_at_once(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when the block ends well, and disappears when it does not.
-
-    So nobody ever sees a file that is half written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

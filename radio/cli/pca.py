@@ -26,7 +26,6 @@ it gets NAME.png instead: the picture next to its features at every size.
 For a video, OUT.mp4 has the video's frame rate; the PCA is fitted on a sample of the frames. Needs the 'video' extra.
 """
 
-_VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 _SHEET_ROWS = 12
 _SHEET_SIDE = 288
 _SIDE_BY_SIDE = 448
@@ -75,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
-    videos = [path for path in args.inputs if path.suffix.lower() in _VIDEO_SUFFIXES]
+    from radio.tasks.video import VIDEO_SUFFIXES
+
+    videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
         raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
     if videos:
@@ -114,13 +115,9 @@ def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) 
     from radio.tasks.spatial import feature_space, spatial_features
 
     accumulator = PCAAccumulator()
-    batches = [
-        (size, paths[start : start + args.batch_size])
-        for size in args.sizes
-        for start in range(0, len(paths), args.batch_size)
-    ]
-    for size, batch in progress(batches, len(batches), "fitting"):
-        for spatial in spatial_features(model, batch, size, args.adaptor, args.batch_size):
+    for size in args.sizes:
+        images = progress(paths, len(paths), f"fitting at {size}" if size else "fitting")
+        for spatial in spatial_features(model, images, size, args.adaptor, args.batch_size):
             accumulator.add(spatial.features)
     fit = accumulator.fit(source=feature_space(model, args.adaptor))
     _save_fit(fit, args)
@@ -163,8 +160,41 @@ def _draw_image(
     return row
 
 
-def _run_video(video: Path, args: argparse.Namespace) -> None:
-    raise NotImplementedError
+def _run_video(path: Path, args: argparse.Namespace) -> None:
+    from radio.tasks.pca import PCAAccumulator, PCAFit
+    from radio.tasks.spatial import feature_space, spatial_features
+    from radio.tasks.video import check_video_name, describe_video, draw_video, read_frames, sample_frames
+
+    if len(args.sizes) > 1:
+        raise ValueError(f"a video has one size, got {len(args.sizes)}: {','.join(args.sizes)}")
+    check_video_name(args.output)
+    size = args.sizes[0]
+    video = describe_video(path)
+    fit = PCAFit.load(args.fit) if args.fit else None
+    model = load(args, adaptors=_adaptors(args))
+    if fit is None:
+        accumulator = PCAAccumulator()
+        count = min(args.fit_frames, video.frames)
+        sample = progress(sample_frames(path, count), count, "fitting")
+        for spatial in spatial_features(model, sample, size, args.adaptor, args.batch_size):
+            accumulator.add(spatial.features)
+        fit = accumulator.fit(source=feature_space(model, args.adaptor))
+        _save_fit(fit, args)
+    _check_fit(fit, model, args)
+    frames = draw_video(
+        model,
+        fit,
+        progress(read_frames(path), video.frames, "drawing"),
+        args.output,
+        video,
+        size=size,
+        adaptor_name=args.adaptor,
+        side_by_side=args.side_by_side,
+        show_outliers=args.show_outliers,
+        batch_size=args.batch_size,
+    )
+    print(f"wrote {args.output}")
+    print(f"frames: {frames}, {float(video.frame_rate):.4g} per second")
 
 
 def _save_sheet(rows: list[list[Panel]], path: Path) -> None:

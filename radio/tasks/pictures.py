@@ -131,7 +131,7 @@ def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, ti
     bottom = footer.height + gap if footer else 0
     width = max(sum(widths) + gap * (len(widths) - 1), footer.width if footer else 0, _length(bold, title))
     height = heading + sum(heights) + line * len(rows) + gap * (len(rows) - 1) + bottom
-    result = Image.new("RGB", (width + 2 * margin, height + 2 * margin), _PAPER)
+    result = Image.new("RGB", (width + 2 * margin, height + round(1.5 * margin)), _PAPER)
     canvas = ImageDraw.Draw(result)
     if title:
         canvas.text((margin, margin + text * 0.6), title, fill=_INK, font=bold, anchor="lm")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from radio.images import ImageInput, SizeSpec
 from radio.model import RADIOModel
 from radio.modeling.outputs import Resolution
 from radio.tasks.zero_shot import get_adaptor
+
+Item = TypeVar("Item")
 
 
 class Spatial(NamedTuple):
@@ -27,12 +30,12 @@ class Spatial(NamedTuple):
 
 def spatial_features(
     model: RADIOModel,
-    images: Sequence[ImageInput],
+    images: Iterable[ImageInput],
     size: SizeSpec = None,
     adaptor_name: str | None = None,
     batch_size: int = 8,
-) -> list[Spatial]:
-    """Spatial features of images.
+) -> Iterator[Spatial]:
+    """Spatial features of images, one after the other; holds one batch at a time.
 
     Args:
         model: A model, with the adaptor if one is asked for.
@@ -41,7 +44,7 @@ def spatial_features(
         adaptor_name: The teacher's space; the backbone's own if None.
         batch_size: Images per forward pass.
 
-    Returns:
+    Yields:
         One `Spatial` for each image.
 
     Raises:
@@ -50,10 +53,19 @@ def spatial_features(
     """
     if adaptor_name is not None:
         get_adaptor(model, adaptor_name)
-    encodings = model.encode(list(images), size=size, feature_fmt="NCHW", batch_size=batch_size)
-    assert isinstance(encodings, list)
-    outputs = [e.backbone if adaptor_name is None else e.adaptors[adaptor_name] for e in encodings]
-    return [Spatial(o.features[0], e.image_size) for o, e in zip(outputs, encodings, strict=True)]
+    for batch in batches(images, batch_size):
+        encodings = model.encode(batch, size=size, feature_fmt="NCHW", batch_size=batch_size)
+        assert isinstance(encodings, list)
+        for encoding in encodings:
+            output = encoding.backbone if adaptor_name is None else encoding.adaptors[adaptor_name]
+            yield Spatial(output.features[0], encoding.image_size)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of so many items, the last one perhaps shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def feature_space(model: RADIOModel, adaptor_name: str | None = None) -> dict[str, str]:
