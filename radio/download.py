@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,10 +13,11 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from radio.catalog import Release
-from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS
+from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, shard_names
 from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,12 @@ def download_repository(
     """The folder of a Hub repository with ``config.json`` and its safetensors weights.
 
     Raises:
+        ValueError: The name cannot be a repository's.
         DownloadError: A file is not in the cache and cannot be fetched.
+        CheckpointError: The index of its weights is damaged.
     """
     options = (cache_dir, revision, local_files_only, token, progress)
+    _check_name(repository)
     cached = isinstance(
         try_to_load_from_cache(repository, CONFIG, cache_dir=cache_dir, revision=revision), str
     )
@@ -79,7 +82,7 @@ def download_repository(
         _fetch(repository, WEIGHTS, *options)
     except FileNotInRepositoryError:
         index = _fetch(repository, INDEX, *options)
-        for name in _shards(index):
+        for name in shard_names(index):
             _fetch(repository, name, *options)
     if not cached:
         terms = licence or f"see https://huggingface.co/{repository}"
@@ -95,8 +98,13 @@ def is_cached(release: Release, cache_dir: str | Path | None = None, revision: s
     return isinstance(found, str)
 
 
-def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+def _check_name(repository: str) -> None:
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{repository!r} is not a repository name of the form 'owner/name' ({error})"
+        ) from error
 
 
 def _fetch(
@@ -131,10 +139,6 @@ def _fetch(
     except EntryNotFoundError as error:
         raise FileNotInRepositoryError(
             f"the Hugging Face repository {repository} has no file {filename} ({url})"
-        ) from error
-    except HFValidationError as error:
-        raise DownloadError(
-            f"{repository!r} is not a repository name of the form 'owner/name' ({error})"
         ) from error
     except OSError as error:
         raise DownloadError(f"cannot download {url}: {error}") from error

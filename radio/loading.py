@@ -109,7 +109,7 @@ def build_model(
     unused = tuple(f"adaptors.{a.name}." for a in checkpoint.config.adaptors if a.name not in adaptors)
     tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(unused)}
     model.checkpoint_path = checkpoint.path
-    return fill(model, tensors, device, dtype).eval()
+    return fill(model, tensors, device, dtype, str(checkpoint.path)).eval()
 
 
 def open_checkpoint(
@@ -130,7 +130,7 @@ def open_checkpoint(
     name = str(version_or_path)
     if not name:
         raise ValueError("an empty version; give a version such as 'radio_v2.5-l', or a path")
-    if isinstance(version_or_path, Path) or Path(name).exists() or _looks_like_a_path(name):
+    if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
         return read_checkpoint(name)
     options = (cache_dir, revision, local_files_only, token, progress)
     release = find_release(name)
@@ -143,6 +143,13 @@ def open_checkpoint(
         return read_checkpoint(download_repository(name, *options, licence=licence), release)
     release = get_release(name)
     return read_checkpoint(download_release(release, *options), release)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # longer than any file name
+        return False
 
 
 def _looks_like_a_path(name: str) -> bool:

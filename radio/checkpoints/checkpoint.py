@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radio.catalog import Release, find_release
 from radio.checkpoints.describe import describe
-from radio.checkpoints.guard import refuse_malformed
+from radio.checkpoints.guard import refuse_malformed, summary
 from radio.checkpoints.hub_repo import read_hub_content, read_hub_repo
 from radio.checkpoints.spectral import fold_spectral
 from radio.checkpoints.torch_file import read_torch_content, read_torch_file
@@ -78,8 +78,12 @@ def read_content(path: str | Path) -> dict[str, Any]:
 
 
 def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if not path.is_file() and not path.is_dir():
+    try:
+        path = Path(path).expanduser()
+        found = path.is_file() or path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, or the home of an unknown user
+        raise CheckpointError(f"{str(path)!r} cannot be a path ({summary(error)})") from error
+    if not found:
         raise CheckpointError(f"there is no file or folder {str(path)!r}")
     return path
 

@@ -72,14 +72,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def shard_names(index: Path) -> list[str]:
+    """The weights files that an index names, without any folders that it may name too.
+
+    Raises:
+        CheckpointError: It is not such an index.
+    """
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} has no usable 'weight_map'")
+    return sorted({Path(name).name for name in names.values()})
+
+
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        names = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise CheckpointError(f"{folder / INDEX} has no usable 'weight_map'")
-        files = sorted({folder / Path(name).name for name in names.values()})
+        files = [folder / name for name in shard_names(folder / INDEX)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download them")

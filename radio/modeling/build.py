@@ -13,15 +13,17 @@ from radio.errors import CheckpointError
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def fill(module: Module, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Module:
+def fill(
+    module: Module, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, source: str
+) -> Module:
     """Give a module that was built on the meta device its tensors.
 
     Args:
         module: Built under ``torch.device("meta")``.
         tensors: Exactly the module's state, by name.
         device: Where the weights go.
-        dtype: What the weights become. Tensors that already fit are taken as they are, without a
-            copy.
+        dtype: What the weights become. Tensors that already fit are taken as they are, without a copy.
+        source: Where the tensors come from, for messages.
 
     Returns:
         The module.
@@ -48,7 +50,7 @@ def fill(module: Module, tensors: Mapping[str, Tensor], device: torch.device, dt
     ]
     found = "; ".join(problem for problem in problems if problem)
     if found:
-        raise CheckpointError(f"the checkpoint's tensors do not fit its model: {found}")
+        raise CheckpointError(f"{source}: the tensors do not fit the model: {found}")
     state = {name: value.to(device=device, dtype=dtype) for name, value in tensors.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module

@@ -342,6 +342,20 @@ def test_damaged_repositories(workshop, key):
         _attempt(_repository(workshop, **{key: _damaged(good, regions, seed)}))
 
 
+@fuzz(150)
+@given(
+    name=st.one_of(
+        st.text(),
+        st.text("./~-_aA1", min_size=1),
+        st.sampled_from(["a" * 5000, "a/" * 5000, "~nobody/a", "\0"]),
+    )
+)
+def test_names_of_any_kind(workshop: Path, name: str) -> None:
+    """What is no version, no path and no repository is the caller's mistake, and is told so."""
+    with pytest.raises((ValueError, RadioError)):
+        load_model(name, local_files_only=True, cache_dir=workshop / "cache")
+
+
 @needs_proc
 def test_memory_is_bounded(workshop):
     """Claims of terabytes cost nothing: neither in a header, nor as a view of one number, nor in a config."""
