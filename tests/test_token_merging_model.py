@@ -121,7 +121,7 @@ def reference_tome(
     model: RADIOModel, image: Tensor, r: int, proportional: bool
 ) -> tuple[Tensor, list[list[int]]]:
     """In-network merging on one image (1, 3, H, W), token by token: final tokens and the patches of each."""
-    x = model.backbone._embed(model.input_conditioner(image))[0]
+    x = model.backbone.embed(model.input_conditioner(image))[0]
     prefix = model.num_summary_tokens
     groups = [[i] for i in range(len(x) - prefix)]
     for block in model.blocks:

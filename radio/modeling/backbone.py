@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         """
         side = windows.side if windows else None
         layout = DenseLayout(self.num_prefix_tokens, self._grid(x, side or 1), side)
-        return self._run_blocks(self._embed(x), layout, windows, collector, merging)
+        return self._run_blocks(self.embed(x), layout, windows, collector, merging)
 
     def forward_packed(
         self, images: Sequence[Tensor], windows: Windows | None = None, collector: Collector | None = None
@@ -164,7 +164,8 @@ class Backbone(nn.Module):
         step = self.patch_size * window
         return x.shape[-2] // step * window, x.shape[-1] // step * window
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Tokens (B, T + L, C) before the first block, of normalised images (B, 3, H, W)."""
         if self.patch_generator is not None:
             return self.patch_generator(x)
         return self._embed_plain(x)
@@ -185,7 +186,7 @@ class Backbone(nn.Module):
         """Tokens (1, sum of (T + L), C) of images of different sizes; one projection for all their patches."""
         generator = self.patch_generator
         if generator is None or self.training:
-            return torch.cat([self._embed(image.unsqueeze(0)) for image in images], dim=1)
+            return torch.cat([self.embed(image.unsqueeze(0)) for image in images], dim=1)
         patches = torch.cat([flatten_patches(image.unsqueeze(0), self.patch_size) for image in images], dim=1)
         embedded = generator.embedder(patches)
         parts = []
