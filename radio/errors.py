@@ -23,3 +23,7 @@ class ImageError(RadioError, ValueError):
 
 class MissingExtraError(RadioError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class ExportError(RadioError, ValueError):
+    """An exported file does not compute what the model computes."""

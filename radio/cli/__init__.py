@@ -20,6 +20,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colours"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbours among labelled ones"),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
+    ("export", "radio.cli.export", "write an ONNX file or a torch.export program"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),
 )
 """Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Protocol
 
 import torch
@@ -20,6 +20,8 @@ from radio.modeling.block import attend_all
 from radio.modeling.windows import to_raster_order, to_window_order
 
 Grid = tuple[int, int]
+
+_CPU_PACK_TOKENS = 4096
 
 
 class TokenLayout(Protocol):
@@ -85,6 +87,27 @@ class DenseLayout:
         return torch.cat([prefix, patches], dim=1)
 
 
+def packs(lengths: Sequence[int], device: torch.device) -> list[slice]:
+    """Which consecutive images run together in one pass.
+
+    On a GPU all of them. On a CPU as many as have about 4096 tokens together: longer rows gain nothing, because the
+    matrix products are at full speed long before, and lose time in activations that no cache holds.
+
+    Args:
+        lengths: Number of tokens of each image.
+        device: Where the pass runs.
+    """
+    if device.type != "cpu":
+        return [slice(0, len(lengths))]
+    starts, tokens = [0], 0
+    for i, length in enumerate(lengths):
+        if tokens and tokens + length > _CPU_PACK_TOKENS:
+            starts.append(i)
+            tokens = 0
+        tokens += length
+    return [slice(*pair) for pair in pairwise([*starts, len(lengths)])]
+
+
 class Segments:
     """Consecutive stretches of a packed row; tokens attend within their own stretch.
 
@@ -124,8 +147,8 @@ class Segments:
             boundaries = torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32)
             self._boundaries = boundaries.to(q.device, non_blocking=True)
         longest = max(self.lengths)
-        rows = [tensor[0].transpose(0, 1) for tensor in (q, k, v)]
-        attended = varlen_attn(*rows, self._boundaries, self._boundaries, longest, longest)
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))
+        attended = varlen_attn(q, k, v, self._boundaries, self._boundaries, longest, longest)
         assert isinstance(attended, Tensor)
         return attended.transpose(0, 1).unsqueeze(0)
 

@@ -31,7 +31,7 @@ from radio.modeling.merging import (
 )
 from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
 from radio.modeling.outputs import RadioOutput, Resolution
-from radio.modeling.packing import PackedLayout, Segments
+from radio.modeling.packing import PackedLayout, Segments, packs
 from radio.modeling.windows import window_schedule
 from radio.token_merging import InNetworkMerging, MergedTokens, TokenMerging
 
@@ -207,9 +207,12 @@ class RADIONetwork(nn.Module):
             return merge_output(output, grid, merge, merging)
         images = self._conditioned_list(x)
         merges = merging_per_image(merge, len(images))
-        tokens, layout = self.backbone.forward_packed(images, self._windows())
-        outputs = self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
-        return [merge_output(*each) for each in zip(outputs, layout.grids, merges, strict=True)]
+        outputs: list[Output] = []
+        for pack in self._packs(images):
+            tokens, layout = self.backbone.forward_packed(images[pack], self._windows())
+            outputs += self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
+        grids = [self._grid(image) for image in images]
+        return [merge_output(*each) for each in zip(outputs, grids, merges, strict=True)]
 
     def forward_intermediates(
         self,
@@ -284,13 +287,17 @@ class RADIONetwork(nn.Module):
             return finish(final, collector.outputs, grid, merge, merging)
         images = self._conditioned_list(x)
         merges = merging_per_image(merge, len(images))
-        collector = start_collecting(prefix_mask=self._prefix_mask([self._grid(image) for image in images]))
-        tokens, layout = self.backbone.forward_packed(images, self._windows(), collector)
-        finals: Sequence[Output | None] = [None] * len(images)
-        if not intermediates_only:
-            finals = self._packed_outputs(self._final(tokens), layout, output_fmt)
-        collected = zip(*(layout.images(output) for output in collector.outputs), strict=True)
-        return [finish(*each) for each in zip(finals, collected, layout.grids, merges, strict=True)]
+        results: list[IntermediateOutput] = []
+        for pack in self._packs(images):
+            grids = [self._grid(image) for image in images[pack]]
+            collector = start_collecting(prefix_mask=self._prefix_mask(grids))
+            tokens, layout = self.backbone.forward_packed(images[pack], self._windows(), collector)
+            finals: Sequence[Output | None] = [None] * len(grids)
+            if not intermediates_only:
+                finals = self._packed_outputs(self._final(tokens), layout, output_fmt)
+            collected = zip(*(layout.images(output) for output in collector.outputs), strict=True)
+            results += [finish(*each) for each in zip(finals, collected, grids, merges[pack], strict=True)]
+        return results
 
     def _intermediate_result(
         self,
@@ -403,6 +410,10 @@ class RADIONetwork(nn.Module):
                 fine = adaptor.unfold(features, (h, w))
                 output[name] = RadioOutput(summary, _to_format(fine, (h * u, w * u), feature_fmt))
         return list(outputs) if self.adaptors else [output["backbone"] for output in outputs]
+
+    def _packs(self, images: Sequence[Tensor]) -> list[slice]:
+        lengths = [self.num_summary_tokens + h * w for h, w in map(self._grid, images)]
+        return packs(lengths, images[0].device)
 
     def _conditioned_list(self, x: Sequence[Tensor]) -> list[Tensor]:
         images = []

@@ -227,6 +227,33 @@ def test_bad_lists(reference, images, error, message):
         _load(reference)(images)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([10], [1]),
+        ([2000, 2000, 2000], [2, 1]),
+        ([9000, 10, 10], [1, 2]),
+        ([10, 9000, 10], [1, 1, 1]),
+        ([1024] * 9, [4, 4, 1]),
+    ],
+)
+def test_a_cpu_runs_rows_of_limited_length(lengths, expected):
+    packs = packing.packs(lengths, torch.device("cpu"))
+    assert [len(lengths[pack]) for pack in packs] == expected
+    assert [length for pack in packs for length in lengths[pack]] == lengths
+    assert packing.packs(lengths, torch.device("cuda")) == [slice(0, len(lengths))]
+
+
+@torch.inference_mode()
+def test_several_rows_keep_the_order(reference, monkeypatch):
+    model = _load(reference, adaptors=["clip"])
+    images = _images()
+    expected, expected_intermediates = model(images), model.forward_intermediates(images, [2, 5])
+    monkeypatch.setattr(packing, "_CPU_PACK_TOKENS", 60)
+    _assert_same(model(images), expected)
+    _assert_same(model.forward_intermediates(images, [2, 5]), expected_intermediates)
+
+
 def _stretch_by_stretch(q, k, v, lengths):
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)

@@ -1,0 +1,316 @@
+"""Export: the whole model with its adaptors as one ONNX file, or as one ``torch.export`` program, for all sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import radio
+from radio.catalog import find_release
+from radio.errors import ExportError
+from radio.modeling.outputs import RadioOutput
+from radio.modeling.radio_model import FeatureFormat, RADIONetwork
+from radio.optional import require
+
+DYNAMIC = ("batch", "height", "width")
+_MAX_BATCH = 4096
+_PROTOBUF_LIMIT = 1_500_000_000
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an exported file differs from the model at one size.
+
+    Attributes:
+        shape: The shape of the images, (B, 3, H, W).
+        errors: For every output its largest error, relative to the largest magnitude of the model's output.
+    """
+
+    shape: tuple[int, int, int, int]
+    errors: dict[str, float]
+
+
+class _Flat(nn.Module):
+    """The model with its outputs in one flat dict: summary, features, clip_summary, clip_features, ..."""
+
+    def __init__(self, model: RADIONetwork, feature_fmt: FeatureFormat) -> None:
+        super().__init__()
+        self.model = model
+        self.feature_fmt = feature_fmt
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        output = self.model(pixels, self.feature_fmt)
+        if isinstance(output, RadioOutput):
+            return output._asdict()
+        flat = dict(output["backbone"]._asdict())
+        for name in self.model.adaptors or ():
+            flat |= {f"{name}_{field}": value for field, value in output[name]._asdict().items()}
+        return flat
+
+
+def output_names(model: RADIONetwork) -> list[str]:
+    """Names of the outputs of an export, in order: the backbone's, then those of each adaptor."""
+    prefixes = ["", *(f"{name}_" for name in model.adaptors or ())]
+    return [f"{prefix}{field}" for prefix in prefixes for field in RadioOutput._fields]
+
+
+def export_program(
+    model: RADIONetwork,
+    dynamic: Sequence[str] = DYNAMIC,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    feature_fmt: FeatureFormat = "NLC",
+) -> ExportedProgram:
+    """The model as a ``torch.export`` program: ``program.module()(pixels)`` gives a dict of outputs by name.
+
+    Args:
+        model: In eval mode. Its adaptors and ViTDet windows are part of the program.
+        dynamic: Which of ``"batch"``, ``"height"`` and ``"width"`` may change. Height and width then are multiples
+            of ``model.min_resolution_step``, at least two of it and at most ``model.max_resolution``.
+        size: Height and width where they are not dynamic; the preferred resolution by default.
+        batch: Number of images where it is not dynamic.
+        feature_fmt: ``"NLC"`` for features (B, L, C), ``"NCHW"`` for (B, C, H/P, W/P).
+
+    Raises:
+        ValueError: The model is in training mode, or a dimension or size is not supported.
+    """
+    _check_request(model, dynamic, size, batch)
+    example = torch.rand(_traced_shape(model, dynamic, size, batch), device=model.device)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            _Flat(model, feature_fmt), (example,), dynamic_shapes={"pixels": _dynamic_shapes(model, dynamic)}
+        )
+
+
+def export_model(
+    model: RADIONetwork,
+    path: str | Path,
+    dynamic: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    feature_fmt: FeatureFormat = "NLC",
+    check: bool = False,
+) -> list[Check]:
+    """Write the model to an ONNX file or a ``torch.export`` file.
+
+    The input ``pixels`` is (B, 3, H, W) float32 in [0, 1]: normalisation is inside. The outputs are ``summary``,
+    ``features`` and, for every adaptor, e.g. ``clip_summary`` and ``clip_features``.
+
+    Args:
+        model: In eval mode, in the dtype that the file should compute in.
+        path: ``*.onnx`` or ``*.pt2``. The file appears when it is complete (and checked). Weights of more than
+            1.5 GB lie beside an ONNX file, in ``NAME.onnx.data``.
+        dynamic, size, batch, feature_fmt: As for `export_program`.
+        check: Run the file (in ONNX Runtime for ONNX) at sizes it was not traced at, square and in both
+            orientations where height and width are dynamic, and compare with the model.
+
+    Returns:
+        What the check found at each size; empty without `check`.
+
+    Raises:
+        ValueError: The suffix, the size or a dimension is not supported.
+        ExportError: The check failed; the file is not written.
+        MissingExtraError: ONNX packages are not installed.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".pt2"):
+        raise ValueError(
+            f"cannot tell the format of {path.name!r}; the suffix must be .onnx or .pt2 (torch.export)"
+        )
+    if path.suffix == ".onnx":
+        for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
+            require(module, "export")
+    program = export_program(model, dynamic, size, batch, feature_fmt)
+    metadata = _metadata(model, feature_fmt)
+    with _staged(path) as staged:
+        if path.suffix == ".onnx":
+            _save_onnx(program, staged, metadata, model)
+        else:
+            torch.export.save(program, staged, extra_files={"radio.json": json.dumps(metadata)})
+        if not check:
+            return []
+        checks = _compare(model, staged, _shapes_to_check(model, dynamic, size, batch), feature_fmt)
+        _raise_if_wrong(checks, _TOLERANCE[model.dtype])
+    return checks
+
+
+def _check_request(
+    model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
+) -> None:
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() before the export")
+    for name in dynamic:
+        if name not in DYNAMIC:
+            raise ValueError(f"unknown dynamic dimension {name!r}; allowed: {', '.join(DYNAMIC)}")
+    if batch < 1:
+        raise ValueError(f"the batch must be at least 1 image, got {batch}")
+    if size is None:
+        return
+    step = model.min_resolution_step
+    if min(size) < step or size[0] % step or size[1] % step:
+        nearest = model.get_nearest_supported_resolution(*size)
+        raise ValueError(
+            f"height and width must be multiples of {step}, got {size[0]} x {size[1]}; the nearest supported size is "
+            f"{nearest.height} x {nearest.width}"
+        )
+
+
+def _fixed_size(model: RADIONetwork, size: tuple[int, int] | None) -> tuple[int, int]:
+    return size or tuple(model.get_nearest_supported_resolution(*model.preferred_resolution))  # type: ignore[return-value]
+
+
+def _traced_shape(
+    model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
+) -> tuple[int, int, int, int]:
+    step = model.min_resolution_step
+    height, width = _fixed_size(model, size)
+    return (
+        2 if "batch" in dynamic else batch,
+        3,
+        4 * step if "height" in dynamic else height,
+        6 * step if "width" in dynamic else width,
+    )
+
+
+def _dynamic_shapes(model: RADIONetwork, dynamic: Sequence[str]) -> dict[int, Any]:
+    step = model.min_resolution_step
+    most = max(model.max_resolution // step, 8)
+    shapes: dict[int, Any] = {}
+    if "batch" in dynamic:
+        shapes[0] = Dim("batch", min=1, max=_MAX_BATCH)
+    if "height" in dynamic:
+        shapes[2] = step * Dim("rows", min=2, max=most)
+    if "width" in dynamic:
+        shapes[3] = step * Dim("columns", min=2, max=most)
+    return shapes
+
+
+def _shapes_to_check(
+    model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
+) -> list[tuple[int, int, int, int]]:
+    """Shapes that the export was not traced at: square, landscape, portrait, as far as they may differ."""
+    step = model.min_resolution_step
+    height, width = _fixed_size(model, size)
+    shapes = []
+    for images, rows, columns in ((1, 5, 5), (3, 3, 8), (2, 8, 3)):
+        shapes.append(
+            (
+                images if "batch" in dynamic else batch,
+                3,
+                rows * step if "height" in dynamic else height,
+                columns * step if "width" in dynamic else width,
+            )
+        )
+    return list(dict.fromkeys(shapes))
+
+
+def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
+    release = find_release(model.config.version)
+    licence = release.licence if release else "unknown; ask whoever trained the weights"
+    return {
+        "version": model.config.version or model.config.architecture,
+        "licence_of_the_weights": licence,
+        "exported_with": f"radio {radio.__version__}, torch {torch.__version__}",
+        "patch_size": str(model.patch_size),
+        "height_and_width_are_multiples_of": str(model.min_resolution_step),
+        "input": "pixels (B, 3, H, W) float32 in [0, 1]; normalisation is inside",
+        "feature_format": feature_fmt,
+        "adaptors": ",".join(model.adaptors or ()),
+    }
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A place to write ``path`` and files beside it; they move to their places together when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        yield Path(folder) / path.name
+        # The file that people open comes last, so it never lacks the weights beside it.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            os.replace(file, path.parent / file.name)
+
+
+def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=["pixels"],
+            output_names=output_names(model),
+            dynamo=True,
+            verbose=False,
+        )
+    assert onnx_program is not None
+    onnx_program.model.producer_name = "radio"
+    onnx_program.model.producer_version = radio.__version__
+    onnx_program.model.metadata_props.update(metadata)
+    size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
+    onnx_program.save(str(path), external_data=size > _PROTOBUF_LIMIT)
+
+
+def _compare(
+    model: RADIONetwork, path: Path, shapes: Sequence[tuple[int, int, int, int]], feature_fmt: FeatureFormat
+) -> list[Check]:
+    names = output_names(model)
+    run = _onnx_runner(path, names) if path.suffix == ".onnx" else _program_runner(path, model.device)
+    reference = _Flat(model, feature_fmt)
+    checks = []
+    for shape in shapes:
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = reference(pixels.to(model.device))
+        actual = run(pixels)
+        checks.append(Check(shape, {name: _relative_error(actual[name], expected[name]) for name in names}))
+    return checks
+
+
+def _onnx_runner(path: Path, names: Sequence[str]) -> Any:
+    session = require("onnxruntime", "export").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        values = session.run(list(names), {"pixels": pixels.numpy()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    return run
+
+
+def _program_runner(path: Path, device: torch.device) -> Any:
+    module = torch.export.load(path).module()
+
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return module(pixels.to(device))
+
+    return run
+
+
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    actual, expected = actual.float().cpu(), expected.float().cpu()
+    if actual.shape != expected.shape:
+        raise ExportError(
+            f"an exported output has shape {tuple(actual.shape)}, the model's {tuple(expected.shape)}"
+        )
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def _raise_if_wrong(checks: Sequence[Check], tolerance: float) -> None:
+    for check in checks:
+        for name, error in check.errors.items():
+            if not error <= tolerance:
+                raise ExportError(
+                    f"the exported file differs from the model at {check.shape}: {name} by {error:.1e} of its "
+                    f"largest value, allowed {tolerance:.0e}; nothing was written"
+                )
