@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radio.cli.common import progress
+from tqdm import tqdm
 
 import radio
 from radio.modeling.radio_model import RADIONetwork
@@ -67,7 +67,6 @@ def main() -> None:
             num_classes=len(train.classes),
             k=arguments.k,
             temperature=arguments.temperature,
-            progress=progress if world.is_first else None,
         )
         hits = result.classes.cpu() == torch.tensor(val.labels)[mine, None]
         top1, top5 = world.sum([int(hits[:, 0].sum()), int(hits.sum())])
@@ -88,9 +87,8 @@ def summaries(
         path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(part, "w+", np.float16, shape)
     world.wait()
-    positions = world.positions(len(images))
-    if world.is_first:
-        positions = progress(positions, len(positions), path.stem)
+    hidden = None if world.is_first else True  # None: shown on a terminal only
+    positions = tqdm(world.positions(len(images)), desc=path.stem, disable=hidden)
     out = np.lib.format.open_memmap(part, "r+")
     loaded = batches(
         images,

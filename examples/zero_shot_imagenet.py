@@ -18,7 +18,7 @@ import logging
 import sys
 from pathlib import Path
 
-from radio.cli.common import progress
+from tqdm import tqdm
 
 import radio
 from radio.tasks.distributed import processes
@@ -103,9 +103,8 @@ def main() -> None:
             cache_dir=default_cache_dir(),
         )
         for size in sizes(arguments, model.preferred_resolution.height):
-            positions = world.positions(len(dataset))
-            if world.is_first:
-                positions = progress(positions, len(positions), f"images at {size}")
+            hidden = None if world.is_first else True  # None: shown on a terminal only
+            positions = tqdm(world.positions(len(dataset)), desc=f"images at {size}", disable=hidden)
             loaded = batches(
                 dataset, positions, size, model.min_resolution_step, arguments.batch_size, arguments.workers
             )

@@ -100,7 +100,7 @@ class Batch(NamedTuple):
 
 def batches(
     images: Sequence[Any],
-    positions: Sequence[int],
+    positions: Iterable[int],
     size: SizeSpec,
     step: int,
     batch_size: int = 16,
@@ -139,7 +139,7 @@ def batches(
 
 
 def _read_ahead(
-    read: Callable[[int], tuple[int, Tensor]], positions: Sequence[int], ahead: int, workers: int
+    read: Callable[[int], tuple[int, Tensor]], positions: Iterable[int], ahead: int, workers: int
 ) -> Iterator[tuple[int, Tensor]]:
     futures: deque[Future[tuple[int, Tensor]]] = deque()
     with ThreadPoolExecutor(workers) as pool:

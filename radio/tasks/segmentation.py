@@ -18,9 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
-from radio.modeling.adaptors import Adaptor
 from radio.modeling.radio_model import RADIONetwork
-from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings
+from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings, get_adaptor
+
+_LUMA = (0.299, 0.587, 0.114)
+"""How much red, green and blue count for the grey of a picture (ITU-R BT.601)."""
 
 
 class Segmentation(NamedTuple):
@@ -100,23 +102,6 @@ def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> 
     return adaptor.project_summary(patches.movedim(1, -1)).movedim(-1, 1)
 
 
-def get_adaptor(model: RADIONetwork, name: str) -> Adaptor:
-    """A built adaptor of a model.
-
-    Raises:
-        ValueError: The model was loaded without it.
-    """
-    loaded = dict(model.adaptors or {})
-    if name not in loaded:
-        raise ValueError(
-            f"the model was loaded without adaptor {name!r} (it has: {', '.join(loaded) or 'none'}); "
-            f"load it with adaptors=[{name!r}]"
-        )
-    adaptor = loaded[name]
-    assert isinstance(adaptor, Adaptor)
-    return adaptor
-
-
 @torch.no_grad()
 def patch_similarity(
     model: RADIONetwork,
@@ -187,35 +172,36 @@ def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
     return Segmentation(full.argmax(dim=0), full)
 
 
-def draw(image: Image.Image, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image.Image:
+def draw(image: ImageInput, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image.Image:
     """A picture of a segmentation: colours over the grey image, lines between regions, a legend below.
 
     Args:
-        image: The image that was segmented.
+        image: The image that was segmented, as `radio.images.load_image` takes it.
         label: ``(H, W)`` int64 for the same height and width.
         names: The labels' names; each gets its colour, and its share of the pixels stands in the legend.
         opacity: How much the colours cover the grey image, in [0, 1].
 
     Raises:
+        ImageError: The image cannot be read.
         ValueError: Image and labels differ in size, or the opacity is outside [0, 1].
     """
-    if image.size != (label.shape[1], label.shape[0]):
-        raise ValueError(
-            f"the image is {image.height} x {image.width} but the labels are {tuple(label.shape)}"
-        )
+    pixels = load_image(image)
+    height, width = pixels.shape[-2:]
+    if label.shape != (height, width):
+        raise ValueError(f"the image is {height} x {width} but the labels are {tuple(label.shape)}")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     label = label.cpu()
     colours = torch.tensor(palette(len(names)), dtype=torch.float32)
-    grey = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
-    mixed = grey.reshape(*label.shape, 1) * (1 - opacity) + colours[label] * opacity
+    grey = (pixels.cpu() * torch.tensor(_LUMA)[:, None, None]).sum(dim=0) * 255
+    mixed = grey[..., None] * (1 - opacity) + colours[label] * opacity
     mixed[_borders(label)] = 255
-    overlay = Image.frombytes("RGB", image.size, mixed.round().byte().numpy().tobytes())
+    overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
-    legend = _legend(image.width, names, shares.tolist())
-    picture = Image.new("RGB", (image.width, image.height + legend.height), "white")
+    legend = _legend(width, names, shares.tolist())
+    picture = Image.new("RGB", (width, height + legend.height), "white")
     picture.paste(overlay, (0, 0))
-    picture.paste(legend, (0, image.height))
+    picture.paste(legend, (0, height))
     return picture
 
 

@@ -64,6 +64,23 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radio" / "zero_shot"
 
 
+def get_adaptor(model: RADIONetwork, name: str) -> Adaptor:
+    """A built adaptor of a model.
+
+    Raises:
+        ValueError: The model was loaded without it.
+    """
+    loaded = dict(model.adaptors or {})
+    if name not in loaded:
+        raise ValueError(
+            f"the model was loaded without adaptor {name!r} (it has: {', '.join(loaded) or 'none'}); "
+            f"load it with adaptors=[{name!r}]"
+        )
+    adaptor = loaded[name]
+    assert isinstance(adaptor, Adaptor)
+    return adaptor
+
+
 def class_embeddings(
     adaptor: Adaptor,
     classes: Sequence[str],

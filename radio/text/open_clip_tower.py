@@ -99,8 +99,8 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     except (OSError, ValueError) as error:
         raise DownloadError(
             f"cannot load the tokenizer of {model} from {source!r}: put tokenizer.json and "
-            f"tokenizer_config.json of https://huggingface.co/{repository} next to the weights "
-            "file given as text_weights=..."
+            f"tokenizer_config.json of https://huggingface.co/{repository} next to a local "
+            "copy of the weights, and pass that as text_weights=..."
         ) from error
 
 

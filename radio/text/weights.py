@@ -49,7 +49,8 @@ def _read_safetensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, Te
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {_plain(name): file.get_tensor(name) for name in file.keys() if wanted(_plain(name))}
+            names = [name for name in file.keys() if wanted(_plain(name))]  # noqa: SIM118 - not a dict
+            return {_plain(name): file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -191,24 +191,24 @@ def test_which_teachers_have_text():
 
 
 def test_unknown_towers_list_the_known_ones():
-    with pytest.raises(ValueError, match="'sam'.*open_clip, siglip2"):
+    with pytest.raises(ValueError, match=r"'sam'.*open_clip, siglip2"):
         text_encoder_for({"name": "sam", "type": "sam", "model": "vit-h"})
-    with pytest.raises(ValueError, match="siglip2-g-384, siglip2-so400m"):
+    with pytest.raises(ValueError, match=r"siglip2-g-384, siglip2-so400m"):
         text_encoder_for({**SIGLIP2_G, "model": "siglip2-xl"})
-    with pytest.raises(CheckpointError, match="does not know the model 'ViT-Z'"):
+    with pytest.raises(CheckpointError, match=r"does not know the model 'ViT-Z'"):
         text_encoder_for({**CLIP, "model": "ViT-Z"}).encode_text(["a cat"])
-    with pytest.raises(CheckpointError, match="no weights 'nope'.*dfn5b"):
+    with pytest.raises(CheckpointError, match=r"no weights 'nope'.*dfn5b"):
         text_encoder_for({**CLIP, "pretrained": "nope"}).encode_text(["a cat"])
 
 
 def test_wrong_local_files_are_named(tmp_path, text_towers):
-    with pytest.raises(CheckpointError, match="missing.bin does not exist"):
+    with pytest.raises(CheckpointError, match=r"missing.bin does not exist"):
         text_encoder_for(CLIP, tmp_path / "missing.bin")
     (tmp_path / "damaged.safetensors").write_bytes(b"not a file")
-    with pytest.raises(CheckpointError, match="damaged.safetensors is not a readable"):
+    with pytest.raises(CheckpointError, match=r"damaged.safetensors is not a readable"):
         text_encoder_for(CLIP, tmp_path / "damaged.safetensors").encode_text(["a cat"])
     save_file({"visual.conv1.weight": torch.zeros(2)}, tmp_path / "vision.safetensors")
-    with pytest.raises(CheckpointError, match="holds no text tower"):
+    with pytest.raises(CheckpointError, match=r"holds no text tower"):
         text_encoder_for(CLIP, tmp_path / "vision.safetensors").encode_text(["a cat"])
     other = text_towers["clip"] / "open_clip_model.safetensors"
     mismatch = (
@@ -216,15 +216,15 @@ def test_wrong_local_files_are_named(tmp_path, text_towers):
     )
     with pytest.raises(CheckpointError, match=mismatch):
         text_encoder_for({**CLIP, "model": "ViT-S-32"}, other).encode_text(["a cat"])
-    with pytest.raises(CheckpointError, match="open_clip_config.json"):
+    with pytest.raises(CheckpointError, match=r"open_clip_config.json"):
         text_encoder_for(CLIP, tmp_path).encode_text(["a cat"])
-    with pytest.raises(CheckpointError, match="not a folder with config.json"):
+    with pytest.raises(CheckpointError, match=r"not a folder with config.json"):
         text_encoder_for(SIGLIP2_G, tmp_path).encode_text(["a cat"])
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"state_dict": Path("/tmp"), "x": print}, tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError, match="evil.pt is not a weights file that can be read safely"):
+    with pytest.raises(CheckpointError, match=r"evil.pt is not a weights file that can be read safely"):
         text_encoder_for(CLIP, tmp_path / "evil.pt").encode_text(["a cat"])
 
 
@@ -240,7 +240,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 def test_offline_says_which_file_of_which_repository(tmp_path, monkeypatch, teacher, repository):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DownloadError, match="text_weights") as failure:
+    with pytest.raises(DownloadError, match=r"text_weights") as failure:
         text_encoder_for(teacher).encode_text(torch.zeros(1, 64, dtype=torch.long))
     assert repository in str(failure.value)
 
@@ -250,9 +250,9 @@ def test_offline_tokenizer_says_which_files(tmp_path, monkeypatch, text_towers):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     alone = tmp_path / "siglip.safetensors"
     alone.symlink_to(text_towers["siglip"] / "open_clip_model.safetensors")
-    with pytest.raises(DownloadError, match="tokenizer.json.*timm/ViT-B-16-SigLIP") as failure:
+    with pytest.raises(DownloadError, match=r"tokenizer.json.*timm/ViT-B-16-SigLIP") as failure:
         text_encoder_for(SIGLIP, alone).tokenizer(["a cat"])
-    assert "next to the weights" in str(failure.value)
+    assert "next to a local copy of the weights" in str(failure.value)
 
 
 @pytest.mark.parametrize(("teacher", "package"), [(CLIP, "open_clip"), (SIGLIP2_G, "transformers")])

@@ -1,0 +1,56 @@
+"""``radio segment``: labels in words for every pixel of an image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from radio.cli.common import add_model_arguments, positive, print_table, written_at_once
+from radio.cli.words import add_label_arguments, load_with_text, read_labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PICTURE", help="where the picture goes"
+    )
+    add_label_arguments(parser)
+    add_model_arguments(parser, adaptors=False)
+    parser.add_argument(
+        "--size", help="size at which the image is run: 512 (short side), long:1024, 512x768, …"
+    )
+    parser.add_argument(
+        "--window", type=positive, metavar="PIXELS", help="side of the crops that cover a large image"
+    )
+    parser.add_argument("--stride", type=positive, metavar="PIXELS", help="distance of neighbouring crops")
+    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours, 0 to 1 (default: 0.55)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the picture and print how much of the image each label has, largest first."""
+    import torch
+
+    from radio.images import load_image
+    from radio.tasks.segmentation import draw, segment
+    from radio.tasks.zero_shot import PHOTO_TEMPLATES
+
+    labels = read_labels(args)
+    pixels = load_image(args.image)
+    model, adaptor = load_with_text(args)
+    result = segment(
+        model, adaptor, pixels, labels, args.template or PHOTO_TEMPLATES, args.size, args.window, args.stride
+    )
+    picture = draw(pixels, result.label, labels, args.opacity)
+    with written_at_once(args.output) as temporary:
+        picture.save(temporary)
+    shares = torch.bincount(result.label.flatten(), minlength=len(labels)) / result.label.numel()
+    ranked = sorted(zip(labels, shares.tolist(), strict=True), key=lambda pair: -pair[1])
+    if args.json:
+        regions = [{"label": label, "share": share} for label, share in ranked]
+        print(json.dumps({"adaptor": adaptor, "picture": str(args.output), "labels": regions}, indent=2))
+        return
+    print_table([[label, f"{share:6.1%}"] for label, share in ranked], header=["label", " share"])
+    print(f"\nwritten: {args.output}")

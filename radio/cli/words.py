@@ -1,0 +1,88 @@
+"""What the commands that take labels in words share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from radio.cli.common import load
+
+if TYPE_CHECKING:
+    from radio.model import RADIOModel
+
+_PREFERRED = ("siglip2-g", "siglip", "clip")
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--labels``, ``--labels-file``, ``--template``, ``--adaptor`` and ``--text-weights``."""
+    group = parser.add_argument_group("labels")
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--labels", metavar="A,B,…", help="the labels, with commas between them")
+    source.add_argument(
+        "--labels-file", type=Path, metavar="FILE", help="a text file with one label per line"
+    )
+    group.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help="sentence with {} for the label (default: 'a photo of a {}.'); may be repeated, then the mean is used",
+    )
+    group.add_argument(
+        "--adaptor",
+        metavar="NAME",
+        help=f"text-aligned adaptor (default: the first of {', '.join(_PREFERRED)} that the model has)",
+    )
+    group.add_argument(
+        "--text-weights",
+        type=Path,
+        metavar="PATH",
+        help="local weights of the text tower, instead of a download",
+    )
+
+
+def read_labels(args: argparse.Namespace) -> list[str]:
+    """The labels that the user gave, in that order.
+
+    Raises:
+        ValueError: There are none, or one is given twice.
+        OSError: The file cannot be read.
+    """
+    lines = (
+        args.labels.split(",")
+        if args.labels_file is None
+        else args.labels_file.read_text("utf-8").splitlines()
+    )
+    labels = [line.strip() for line in lines if line.strip()]
+    if not labels:
+        raise ValueError("no labels were given")
+    twice = [label for i, label in enumerate(labels) if label in labels[:i]]
+    if twice:
+        raise ValueError(f"label {twice[0]!r} is given twice")
+    return labels
+
+
+def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
+    """Load the model with its text-aligned adaptor.
+
+    Returns:
+        The model and the adaptor's name.
+
+    Raises:
+        ValueError: The model has no text-aligned adaptor.
+    """
+    name = args.adaptor or _choose_adaptor(args.model)
+    return load(args, adaptors=[name], text_weights=args.text_weights), name
+
+
+def _choose_adaptor(model: str) -> str:
+    from radio.loading import open_checkpoint
+    from radio.text import has_text
+
+    adaptors = open_checkpoint(model).config.adaptors
+    names = [adaptor.name for adaptor in adaptors if has_text(adaptor.teacher)]
+    if not names:
+        raise ValueError(
+            f"{model} has no text-aligned adaptor (it has: {', '.join(a.name for a in adaptors) or 'no adaptors'})"
+        )
+    return next((name for name in _PREFERRED if name in names), names[0])
