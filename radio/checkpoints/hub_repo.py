@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,14 +123,35 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    named = {_PREFIX + name: value.detach().contiguous() for name, value in tensors.items()}
+    named = _separate({_PREFIX + name: value for name, value in tensors.items()})
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
         save_file(named, Path(staging, WEIGHTS), metadata={"format": "pt"})
-        text = json.dumps(config_to_json(config), indent=2, sort_keys=True, default=str) + "\n"
+        text = json.dumps(config_to_json(config), indent=2, sort_keys=True) + "\n"
         Path(staging, CONFIG).write_text(text, encoding="utf-8")
         os.replace(Path(staging, WEIGHTS), folder / WEIGHTS)
         os.replace(Path(staging, CONFIG), folder / CONFIG)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous, each in memory of its own, as safetensors wants them."""
+    seen: set[int] = set()
+    separate: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        pointer = value.untyped_storage().data_ptr()
+        plain = value.detach().contiguous()
+        separate[name] = plain.clone() if pointer in seen else plain
+        seen.add(pointer)
+    return separate
+
+
+def _plain(value: Any) -> Any:
+    """A field of a checkpoint's arguments as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def config_to_json(config: RadioConfig) -> dict[str, Any]:
@@ -153,7 +175,7 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
         "cpe_max_size": None if config.layout == "plain" else config.grid_size * config.patch_size,
         "cls_token_per_teacher": config.num_cls_tokens > 1,
         "cpe_num_registers": config.num_registers,
-        "teachers": [dict(teacher) for teacher in config.teachers],
+        "teachers": [_plain(teacher) for teacher in config.teachers],
         "dtype": config.dtype,
         "input_size": [3, 224, 224],
     }

@@ -132,6 +132,31 @@ def test_saving_over_the_folder_it_was_loaded_from(folder):
     ]
 
 
+def test_weights_that_share_memory_can_be_saved(tmp_path):
+    make_checkpoint(tmp_path / "file.pth.tar", VERSIONS["radio_v2.5-b"], small=True, repeat_blocks=True)
+    model = load_model(tmp_path / "file.pth.tar", device="cpu", dtype="bfloat16")
+    first, last = model.blocks[0].attn.proj.weight, model.blocks[-1].attn.proj.weight
+    assert first.data_ptr() == last.data_ptr()
+    model.save_pretrained(tmp_path / "saved")
+    assert _equal(model.state_dict(), load_model(tmp_path / "saved", device="cpu").state_dict())
+
+
+def test_teachers_with_fields_that_json_does_not_know(tmp_path):
+    content = make_checkpoint(tmp_path / "file.pth.tar", VERSIONS["radio_v2.5-b"], small=True)
+    content["args"].teachers[0] |= {
+        3: (1, 2),
+        "dtype": torch.float16,
+        "path": Path("/data"),
+        "crop": {1: None},
+    }
+    torch.save(content, tmp_path / "odd.pth.tar")
+    load_model(tmp_path / "odd.pth.tar", adaptors="clip", device="cpu").save_pretrained(tmp_path / "saved")
+    teacher = load_model(tmp_path / "saved", adaptors="clip", device="cpu").adaptors["clip"].teacher
+    assert teacher["model"] == "ViT-H-14-378-quickgelu"
+    odd = {name: teacher[name] for name in ("3", "dtype", "path", "crop")}
+    assert odd == {"3": [1, 2], "dtype": "torch.float16", "path": "/data", "crop": {"1": None}}
+
+
 def test_saving_over_shards(folder):
     """The single file that is written is the one that is read, and no shard of the old model stays in use."""
     _shard(folder)
