@@ -73,11 +73,6 @@ def heat_map(values: Tensor, size: Size, low: float, high: float) -> Image.Image
     return _enlarge(_heat_colours((values.detach().float().cpu() - low) / (high - low)), size)
 
 
-def blend(picture: Image.Image, colours: Image.Image, opacity: float = 0.65) -> Image.Image:
-    """Colours over the grey version of a picture of the same size."""
-    return Image.blend(picture.convert("L").convert("RGB"), colours, opacity)
-
-
 def frame_patch(
     picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int], colour: tuple[int, int, int]
 ) -> None:
