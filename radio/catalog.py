@@ -222,6 +222,11 @@ def find_release(name: str) -> Release | None:
     return None
 
 
+def find_release_of_file(filename: str) -> Release | None:
+    """The release whose torch file has that name, if there is one."""
+    return next((release for release in RELEASES if release.filename == filename), None)
+
+
 def get_release(version: str) -> Release:
     """The release of that version name or Hub repository name.
 

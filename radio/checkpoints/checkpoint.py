@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from radio.catalog import Release, find_release
+from radio.catalog import Release, find_release, find_release_of_file
 from radio.checkpoints.describe import describe
 from radio.checkpoints.guard import refuse_malformed, summary
 from radio.checkpoints.hub_repo import read_hub_content, read_hub_repo
@@ -40,8 +40,9 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
     Args:
         path: A torch file (``*.pth.tar``), a Hub folder (``config.json`` with ``model.safetensors``), or the
             ``model.safetensors`` of such a folder.
-        release: The catalogue's row, when the caller knows which version this is. What the catalogue says
-            about a version fills in what the file leaves open.
+        release: The catalogue's row, when the caller knows which version this is. Otherwise a repository's config
+            names the version, and a torch file's own name does. What the catalogue says about a version
+            fills in what the file leaves open.
 
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, or does not hold a RADIO model.
@@ -52,7 +53,7 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
         config, tensors = describe(replace(raw, tensors=tensors), str(path))
-    release = release or find_release(config.version)
+    release = release or find_release(config.version) or find_release_of_file(path.name)
     if release is not None:
         align_corners = config.pos_embed_align_corners
         config = _with_release(config, release)
@@ -96,12 +97,16 @@ def _hub_folder(path: Path) -> Path | None:
 
 
 def _with_release(config: RadioConfig, release: Release) -> RadioConfig:
+    if config.vitdet_num_global is None and config.vitdet_num_windowed is None:
+        config = replace(
+            config,
+            vitdet_num_global=release.vitdet_num_global,
+            vitdet_num_windowed=release.vitdet_num_windowed,
+        )
     return replace(
         config,
         version=release.version,
         max_resolution=release.max_resolution,
         preferred_resolution=release.preferred_resolution,
-        vitdet_num_global=config.vitdet_num_global or release.vitdet_num_global,
-        vitdet_num_windowed=config.vitdet_num_windowed or release.vitdet_num_windowed,
         pos_embed_align_corners=release.pos_embed_align_corners,
     )

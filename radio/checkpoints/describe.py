@@ -67,8 +67,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
     patch_size, grid_size, prefix, has_class = _patches(shapes, layout, embed_dim)
     teachers = read_teachers(args, source)
     num_cls = _num_cls_tokens(args, teachers, layout, prefix, source)
-    stored_idxs = repository.get("summary_idxs", raw.tensors.get("summary_idxs"))
-    summary_idxs = _summary_idxs(stored_idxs, teachers, layout, num_cls, source)
+    summary_idxs = _summary_idxs(raw.tensors.get("summary_idxs"), teachers, layout, num_cls, source)
     mean_pool = num_cls == 0 or (layout == "plain" and args.get("gp") == "avg")
     swiglu = shapes.has("blocks.0.mlp.w12.weight")
     config = RadioConfig(
@@ -216,14 +215,11 @@ def _num_cls_tokens(
 
 
 def _summary_idxs(
-    stored: Any, teachers: list[dict[str, Any]], layout: Layout, num_cls: int, source: str
+    stored: Tensor | None, teachers: list[dict[str, Any]], layout: Layout, num_cls: int, source: str
 ) -> tuple[int, ...]:
     """The class tokens that make the summary: those the repository stores, or the first of each teacher's."""
     if stored is not None and layout == "cpe":
-        idxs = tuple(
-            whole_number(i, "summary_idxs", source, least=0)
-            for i in torch.as_tensor(stored).flatten().tolist()
-        )
+        idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in stored.flatten().tolist())
     elif num_cls > 1:
         first = {t["name"]: i for i, t in reversed(list(enumerate(teachers))) if t.get("use_summary", True)}
         idxs = tuple(sorted(first.values()))

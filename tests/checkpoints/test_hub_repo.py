@@ -355,3 +355,13 @@ def test_null_align_corners_leaves_the_versions_own(folder):
     assert read_checkpoint(folder).config.pos_embed_align_corners is True
     _edit(folder, version="radio_v2.5-b", pos_embed_align_corners=False)
     assert read_checkpoint(folder).config.pos_embed_align_corners is False
+
+
+def test_a_chosen_window_schedule_survives_saving(folder, tmp_path):
+    """The catalogue's schedule of a version does not come back once another one was chosen."""
+    _edit(folder, version="radio_v2.1")
+    assert load_model(folder, device="cpu").config.vitdet_num_windowed == 5
+    model = load_model(folder, device="cpu", vitdet_window_size=2, vitdet_num_global=2)
+    model.save_pretrained(tmp_path / "saved")
+    config = load_model(tmp_path / "saved", device="cpu").config
+    assert (config.vitdet_num_global, config.vitdet_num_windowed) == (2, None)

@@ -12,6 +12,7 @@ import torch
 from released import VERSIONS, make_checkpoint
 
 from radio import load_model
+from radio.catalog import get_release
 from radio.checkpoints import read_checkpoint
 from radio.config import RadioConfig
 
@@ -177,6 +178,19 @@ def test_dtype_as_text_or_as_a_dtype(path, dtype):
 def test_no_dtype_means_float32_also_for_half_precision_files(path):
     make_checkpoint(path, VERSIONS["c-radio_v3-b"], small=True)
     assert load_model(path, device="cpu").dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_a_released_file_is_known_by_its_name(name, tmp_path):
+    """A file that was copied by hand gives the same model as its version's name does."""
+    release = get_release(name)
+    make_checkpoint(tmp_path / release.filename, VERSIONS[name], small=True)
+    by_path = read_checkpoint(tmp_path / release.filename).config
+    assert by_path == read_checkpoint(tmp_path / release.filename, release).config
+    assert (by_path.version, by_path.max_resolution) == (name, release.max_resolution)
+    assert by_path.pos_embed_align_corners == release.pos_embed_align_corners
+    (tmp_path / release.filename).rename(tmp_path / "mine.pth.tar")
+    assert read_checkpoint(tmp_path / "mine.pth.tar").config.version == ""
 
 
 @pytest.fixture
