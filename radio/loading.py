@@ -214,16 +214,25 @@ def _dtype(config: RadioConfig, dtype: str | torch.dtype) -> torch.dtype:
 
 def _attach_text_towers(model: RADIOModel, names: Sequence[str], text_weights: TextWeights | None) -> None:
     """Give every text-aligned adaptor its text tower; nothing is loaded before it is used."""
-    if isinstance(text_weights, Mapping):
-        unknown = [name for name in text_weights if name not in names]
+    assert model.adaptors is not None
+    adaptors = {name: model.adaptors[name] for name in names}
+    aligned = {name: a for name, a in adaptors.items() if isinstance(a, Adaptor) and has_text(a.teacher)}
+    listed = ", ".join(aligned) or "none"
+    if text_weights is None:
+        weights: Mapping[str, str | Path] = {}
+    elif isinstance(text_weights, Mapping):
+        weights = text_weights
+        unknown = [name for name in weights if name not in aligned]
         if unknown:
             raise ValueError(
-                f"text_weights names {unknown[0]!r}, which is not among the loaded adaptors {list(names)}"
+                f"text_weights names {unknown[0]!r}, which is not among the loaded adaptors with text ({listed})"
             )
-    assert model.adaptors is not None
-    for name in names:
-        adaptor = model.adaptors[name]
-        assert isinstance(adaptor, Adaptor)
-        weights = text_weights.get(name) if isinstance(text_weights, Mapping) else text_weights
-        if has_text(adaptor.teacher):
-            adaptor.text = text_encoder_for(adaptor.teacher, weights)
+    elif len(aligned) == 1:
+        weights = dict.fromkeys(aligned, text_weights)
+    else:
+        raise ValueError(
+            f"text_weights is one path, but the loaded adaptors with text are: {listed}; "
+            "load one of them, or give a path for each: text_weights={name: path}"
+        )
+    for name, adaptor in aligned.items():
+        adaptor.text = text_encoder_for(adaptor.teacher, weights.get(name))
