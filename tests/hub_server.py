@@ -49,7 +49,13 @@ class _Handler(BaseHTTPRequestHandler):
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.uploaded[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            self._json({"commitUrl": "https://huggingface.co/me/mine/commit/0", "commitOid": COMMIT, "hookOutput": ""})
+            self._json(
+                {
+                    "commitUrl": "https://huggingface.co/me/mine/commit/0",
+                    "commitOid": COMMIT,
+                    "hookOutput": "",
+                }
+            )
 
     def _json(self, content: object) -> None:
         data = json.dumps(content).encode()

@@ -8,7 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def window_schedule(depth: int, num_global: int | None = None, num_windowed: int | None = None) -> tuple[bool, ...]:
+def window_schedule(
+    depth: int, num_global: int | None = None, num_windowed: int | None = None
+) -> tuple[bool, ...]:
     """Which blocks are windowed.
 
     Args:

@@ -95,6 +95,8 @@ def test_windows_cost_two_reorderings_and_no_gather(reference):
     gathers = [[name for name in names if "index" in name or "gather" in name] for names in (windowed, plain)]
     assert gathers[0] == gathers[1]
     steps_out = 4
-    extra = {name: windowed.count(name) - plain.count(name) for name in ("aten.cat.default", "aten.clone.default")}
+    extra = {
+        name: windowed.count(name) - plain.count(name) for name in ("aten.cat.default", "aten.clone.default")
+    }
     assert extra["aten.cat.default"] == steps_out + 2
     assert extra["aten.clone.default"] <= steps_out + 2
