@@ -150,15 +150,17 @@ def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, ti
 
 
 def colour_scale(width: int, low: str, high: str, what: str, text: int = 14) -> Image.Image:
-    """A bar with the colours of `heat_map`, what they mean, and the values at its ends."""
-    font = ImageFont.load_default(text)
-    bar = _heat_colours(torch.linspace(0, 1, max(width // 2, 120))[None]).resize((max(width // 2, 120), text))
-    parts = [_length(font, f"{what}  {low} "), bar.width, _length(font, f" {high}")]
-    result = Image.new("RGB", (sum(parts) + 4, round(text * 1.6)), _PAPER)
+    """A bar with the colours of `heat_map`, half as wide as ``width``, what they mean, and the values at its ends."""
+    font, space = ImageFont.load_default(text), text // 2
+    bar = _heat_colours(torch.linspace(0, 1, width // 2)[None]).resize((width // 2, text))
+    before = f"{what}  {low}"
+    left = _length(font, before) + space
+    right = left + bar.width + space
+    result = Image.new("RGB", (right + _length(font, high), round(text * 1.6)), _PAPER)
     canvas, middle = ImageDraw.Draw(result), result.height / 2
-    canvas.text((0, middle), f"{what}  {low}", fill=_INK, font=font, anchor="lm")
-    result.paste(bar, (parts[0], round(middle - bar.height / 2)))
-    canvas.text((parts[0] + bar.width + 4, middle), high, fill=_INK, font=font, anchor="lm")
+    canvas.text((0, middle), before, fill=_INK, font=font, anchor="lm")
+    result.paste(bar, (left, round(middle - bar.height / 2)))
+    canvas.text((right, middle), high, fill=_INK, font=font, anchor="lm")
     return result
 
 
