@@ -131,3 +131,18 @@ def test_memory_of_loading(name: str, dtype: str, tmp_path: Path) -> None:
         _run(model)
     path.unlink()
     assert running.peak < 0.5 * GIB
+
+
+@needs_proc
+def test_memory_of_saving_and_loading_a_repository(tmp_path: Path) -> None:
+    """A model is written from the mapped file to another one, and mapped again."""
+    make_checkpoint(tmp_path / "checkpoint.pth.tar", VERSIONS["radio_v2.5-b"])
+    model = load_model(tmp_path / "checkpoint.pth.tar", device="cpu", dtype="bfloat16")
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    with PeakMemory() as saving:
+        model.save_pretrained(tmp_path / "saved")
+    assert saving.peak < weights + 0.03 * GIB
+    assert (tmp_path / "saved" / "model.safetensors").stat().st_size < 1.01 * weights
+    with PeakMemory() as loading:
+        load_model(tmp_path / "saved", device="cpu")
+    assert loading.peak < 0.03 * GIB

@@ -259,6 +259,7 @@ _FC1 = "base_model.blocks.2.mlp.fc1.weight"
         (lambda s: s.pop("input_conditioner.norm_std"), "missing: input_conditioner.norm_std"),
         (lambda s: s.update({_FC1: torch.zeros(1, 1).expand(2**20, 2**20)}), "more than the file holds"),
         (lambda s: s.update({_FC1: torch.zeros(1).expand(0)}), "misshapen"),
+        (lambda s: setattr(s[_FC1], "detach", "not a method"), "does not describe a RADIO model"),
     ],
 )
 def test_wrong_tensors_are_named(content, good, spoil, message):
