@@ -111,7 +111,9 @@ def _architecture(args: Mapping[str, Any], source: str) -> str:
             f"{source}: the field 'model' must name an architecture, got {brief(architecture)}"
         )
     if "eradio" in architecture.replace("-", "").replace("_", "").lower():
-        raise CheckpointError(f"{source}: E-RADIO ({architecture}) is not supported; use a ViT version")
+        raise CheckpointError(
+            f"{source}: E-RADIO ({brief(architecture)}) is not supported; use a ViT version"
+        )
     return architecture
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from radio.checkpoints.guard import brief
 from radio.checkpoints.shapes import Shapes, whole_number
 from radio.config import AdaptorConfig, HeadConfig
 from radio.errors import CheckpointError
@@ -36,7 +37,7 @@ def describe_adaptors(
     adaptors = []
     for name in sorted(found, key=lambda name: order.get(name, len(teachers))):
         if not name or hasattr(nn.ModuleDict, name):
-            raise CheckpointError(f"{shapes.source}: {name!r} cannot be the name of an adaptor")
+            raise CheckpointError(f"{shapes.source}: {brief(name)} cannot be the name of an adaptor")
         index = order.get(name, 0)
         teacher = teachers[index] if name in order else {"name": name}
         config = given.get(name) or {}
@@ -66,11 +67,13 @@ def _first(*choices: Any) -> Any:
 
 def _head_idx(slot: Any, name: str, source: str, num_cls_tokens: int) -> int:
     """The class token that the summary head reads; the only one when there is one."""
-    head_idx = whole_number(slot, f"the class token of adaptor {name!r}", source, least=0)
+    head_idx = whole_number(slot, f"the class token of adaptor {brief(name)}", source, least=0)
     if num_cls_tokens <= 1:
         return 0
     if head_idx >= num_cls_tokens:
-        raise CheckpointError(f"{source}: adaptor {name!r} reads class token {head_idx} of {num_cls_tokens}")
+        raise CheckpointError(
+            f"{source}: adaptor {brief(name)} reads class token {head_idx} of {num_cls_tokens}"
+        )
     return head_idx
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from radio.errors import CheckpointError
 
 _BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 80, 80, 40
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 120, 120, 40
 
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -32,9 +32,9 @@ def refuse_malformed(source: str | Path) -> Iterator[None]:
 
 
 def summary(error: BaseException) -> str:
-    """The kind of an error and the first line of its message."""
+    """The kind of an error and the first line of its message, cut short."""
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
 
 
 def brief(value: Any) -> str:

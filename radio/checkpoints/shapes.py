@@ -42,11 +42,11 @@ class Shapes:
         """
         full = self._root + name
         if full not in self._tensors:
-            raise CheckpointError(f"{self.source}: the tensor {full!r} is missing")
+            raise CheckpointError(f"{self.source}: the tensor {brief(full)} is missing")
         shape = tuple(self._tensors[full].shape)
         if len(shape) != dimensions or 0 in shape:
             raise CheckpointError(
-                f"{self.source}: {full!r} has shape {shape}, expected {dimensions} dimensions"
+                f"{self.source}: {brief(full)} has shape {shape}, expected {dimensions} dimensions"
             )
         return shape
 

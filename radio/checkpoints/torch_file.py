@@ -137,10 +137,10 @@ def _plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
             or value.is_quantized
             or value.is_nested
         ):
-            raise CheckpointError(f"{path}: {name!r} is not a plain dense tensor")
+            raise CheckpointError(f"{path}: {brief(name)} is not a plain dense tensor")
         if value.nbytes > value.untyped_storage().nbytes():
             raise CheckpointError(
-                f"{path}: {name!r} claims shape {tuple(value.shape)}, more than the file holds"
+                f"{path}: {brief(name)} claims shape {tuple(value.shape)}, more than the file holds"
             )
     claimed, held = sum(value.nbytes for value in state.values()), path.stat().st_size
     if claimed > _MOST_SHARING * held:
@@ -185,7 +185,7 @@ def _new_name(old: str, teachers: list[str], path: Path) -> str | None:
                 return f"adaptors.{key}.{part}.{rest}"
             if not key.isdecimal() or int(key) >= len(teachers):
                 raise CheckpointError(
-                    f"{path}: {old!r} belongs to no teacher; the teachers are {brief(teachers)}"
+                    f"{path}: {brief(old)} belongs to no teacher; the teachers are {brief(teachers)}"
                 )
             name = teachers[int(key)]
             return f"adaptors.{name}.{part}.{rest}" if teachers.index(name) == int(key) else None

@@ -60,4 +60,4 @@ def _problem(kind: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{kind}: {', '.join(names[:8])}{more}"
+    return f"{kind}: {', '.join(name[:200] for name in names[:8])}{more}"

@@ -234,6 +234,7 @@ def test_wrong_content(content, good, spoil, message):
 _FC1 = "base_model.blocks.2.mlp.fc1.weight"
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -303,6 +304,26 @@ def test_errors_stay_short_whatever_the_content(content, good):
             load_model(_save(content, good), device="cpu")
         assert len(str(error.value)) < 1000
         setattr(content["args"], name, before)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c["state_dict"].update({"x" * 10**6: torch.zeros(1)}),
+        lambda c: c["state_dict"].update({"_heads." + "x" * 10**6: torch.zeros(1)}),
+        lambda c: c["state_dict"].update({"x" * 10**6: torch.zeros(1).expand(9)}),
+        lambda c: c.update({"args": None, "x" * 10**6: 1}),
+        lambda c: vars(c["args"]).update(model="e-radio" * 10**6),
+        lambda c: vars(c["args"]).update(dtype="x" * 10**6),
+        lambda c: c["args"].teachers[0].update(name="x" * 10**6, token_slot=-1),
+        lambda c: c["args"].teachers[0].update(fd_upsample_factor=10**4000),
+    ],
+)
+def test_errors_stay_short_whatever_the_names(content, good, spoil):
+    spoil(content)
+    with pytest.raises(CheckpointError) as error:
+        load_model(_save(content, good), device="cpu")
+    assert len(str(error.value)) < 1500
 
 
 def test_the_file_is_only_read(good):
