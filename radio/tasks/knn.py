@@ -173,7 +173,7 @@ def write_summaries(model: RADIONetwork, batches: Iterable[Batch], out: Any) -> 
             the images at these positions.
     """
     for batch in batches:
-        output = model(batch.pixels.to(model.device, model.dtype))
+        output = model(batch.pixels.to(model.device))
         summary = output["backbone"].summary if isinstance(output, dict) else output.summary
         out[batch.positions] = summary.float().cpu().numpy()
 

@@ -86,17 +86,22 @@ def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> 
     Args:
         model: A model that was loaded with this adaptor.
         adaptor_name: A text-aligned adaptor, e.g. ``"siglip"``.
-        images: ``(B, 3, H, W)`` in [0, 1], H and W multiples of ``model.min_resolution_step``.
+        images: ``(B, 3, H, W)`` floating point in [0, 1], H and W multiples of ``model.min_resolution_step``.
 
     Returns:
-        ``(B, D, H/P, W/P)`` float32.
+        ``(B, D, H/P, W/P)`` float32, on the model's device.
 
     Raises:
         ValueError: The adaptor was not loaded, or the shape is not supported.
     """
     adaptor = get_adaptor(model, adaptor_name)
     patches = model.forward_intermediates(
-        images, indices=[-1], norm=True, output_fmt="NCHW", intermediates_only=True, norm_alpha_scheme="none"
+        images.to(model.device),
+        indices=[-1],
+        norm=True,
+        output_fmt="NCHW",
+        intermediates_only=True,
+        norm_alpha_scheme="none",
     )[0]
     assert isinstance(patches, Tensor)
     return adaptor.project_summary(patches.movedim(1, -1)).movedim(-1, 1)
@@ -146,7 +151,7 @@ def patch_similarity(
     for i in range(0, len(corners), batch_size):
         batch = corners[i : i + batch_size]
         crops = torch.stack([image[:, top : top + window_h, left : left + window_w] for top, left in batch])
-        found = patch_embeddings(model, adaptor_name, crops.to(model.device, model.dtype))
+        found = patch_embeddings(model, adaptor_name, crops)
         if found.shape[1] != embeddings.shape[1]:
             raise ValueError(
                 f"adaptor {adaptor_name!r} gives {found.shape[1]} numbers per patch but the labels have "

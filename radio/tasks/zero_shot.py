@@ -275,7 +275,7 @@ def evaluate(
     """
     total = Accuracy(0, 0, 0)
     for batch in batches:
-        output = model(batch.pixels.to(model.device, model.dtype))[adaptor_name]
+        output = model(batch.pixels.to(model.device))[adaptor_name]
         truth = torch.tensor([labels[position] for position in batch.positions])
         total = total + count_correct(classifier, output.summary, truth)
     return total
