@@ -108,12 +108,14 @@ def plot(path: Path, measurements: Sequence[Measurement], reference: str) -> Non
 
 def draw_lines(axis: object, measurements: Sequence[Measurement]) -> None:
     images = list(dict.fromkeys(m.image for m in measurements))
-    sides = [[(m.height * m.width) ** 0.5 for m in measurements if m.image == image] for image in images]
+    sides = [[min(m.height, m.width) for m in measurements if m.image == image] for image in images]
     values = [[m.value for m in measurements if m.image == image] for image in images]
     for i, image in enumerate(images):
         axis.plot(sides[i], values[i], linewidth=1, alpha=0.6, label=image if len(images) <= 6 else None)
-    axis.plot(np.mean(sides, axis=0), np.mean(values, axis=0), "k-o", markersize=4, label="mean")
-    axis.set_xlabel("resolution (root of the area, pixels)")
+    axis.plot(
+        np.mean(sides, axis=0), np.mean(values, axis=0), "k-o", markersize=4, clip_on=False, label="mean"
+    )
+    axis.set_xlabel("short side (pixels)")
     axis.set_ylabel("mean squared error")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
@@ -121,6 +123,8 @@ def draw_lines(axis: object, measurements: Sequence[Measurement]) -> None:
 
 
 def draw_bars(axis: object, measurements: Sequence[Measurement]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     shown = measurements[:12]
     axis.barh([m.image for m in shown], [m.value for m in shown], color="#4c78a8", height=0.6)
     axis.invert_yaxis()
@@ -128,8 +132,9 @@ def draw_bars(axis: object, measurements: Sequence[Measurement]) -> None:
     for i, m in enumerate(shown):
         axis.text(m.value, i, f" {m.value:.1%}", va="center")
     mean = np.mean([m.value for m in measurements])
-    axis.set_title(f"Variance over the resolutions (mean {mean:.1%})")
+    axis.set_title(f"Variance over the sizes: {mean:.1%}")
     axis.set_xlabel("share of the features' variance")
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ class PCAFit:
         Raises:
             OSError: The file cannot be written.
         """
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        tensors = {
+            name: getattr(self, name).cpu().clone(memory_format=torch.contiguous_format) for name in _TENSORS
+        }
         save_file(tensors, path, metadata={"kind": _KIND, "source": json.dumps(dict(self.source))})
 
     @classmethod
