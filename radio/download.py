@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -140,5 +141,5 @@ def _fetch(
         raise FileNotInRepositoryError(
             f"the Hugging Face repository {repository} has no file {filename} ({url})"
         ) from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
