@@ -1,0 +1,60 @@
+"""The benchmarks of packing, windows, quantisation and the GPU run on a CPU with tiny sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def _rows(*command: str) -> list[list[str]]:
+    """The cells of every table row that a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / command[0]), *command[1:]], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [
+        line for line in done.stdout.splitlines() if line.startswith("| ") and not line.startswith("| ---")
+    ]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.slow
+def test_packing():
+    rows = _rows("packing.py", "--quick", "--threads", "1")
+    differences = {row[0]: row[3] for row in rows[1:]}
+    assert list(differences) == ["packed", "one by one", "padded to the largest", "transformers, packed"]
+    assert float(differences["packed"]) < 0.05 and float(differences["transformers, packed"]) < 0.1
+
+
+@pytest.mark.slow
+def test_windows():
+    rows = _rows("windows.py", "--quick", "--threads", "1")
+    assert [row[:2] for row in rows[1:5]] == [
+        ["global", "128"],
+        ["global", "256"],
+        ["windows of 4", "128"],
+        ["windows of 4", "256"],
+    ]
+    assert [row[0] for row in rows[6:]] == ["global", "windows of 4, block is windowed"]
+
+
+@pytest.mark.slow
+def test_quantization():
+    rows = _rows("quantization.py", "--quick", "--threads", "1")[1:]
+    assert len(rows) == 6
+    for row in rows:
+        assert all(float(similarity) > 0.99 for similarity in row[4:])
+
+
+@pytest.mark.slow
+def test_gpu_script_on_a_cpu():
+    rows = _rows(
+        "gpu.py", "--tiny", "--device", "cpu", "--modes", "eager", "compiled", "--subjects", "radio"
+    )[1:]
+    assert [row[2:4] for row in rows] == [["radio", "eager"], ["radio", "compiled"]]
+    assert all(float(row[4]) > 0 for row in rows)
