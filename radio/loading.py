@@ -52,7 +52,8 @@ def load_model(
         dtype: ``"auto"`` for the dtype that the checkpoint names, or ``"float32"``, ``"bfloat16"``, ``"float16"``.
         vitdet_window_size: Side of ViTDet windows in patches; None for global attention everywhere.
         vitdet_num_global, vitdet_num_windowed: The schedule of windowed and global blocks, instead of the version's.
-        pos_embed_align_corners: How position embeddings are resized, instead of the version's own way.
+        pos_embed_align_corners: How position embeddings are resized, instead of the version's own way (False for a
+            file that names no version; a local copy of a released file is known by its file name).
         text_weights: Local weights for the text towers: one path, or a path per adaptor name.
         cache_dir: Where downloads are kept, instead of huggingface_hub's cache.
         revision: Branch, tag or commit of the Hub repository.

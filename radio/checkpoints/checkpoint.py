@@ -38,8 +38,8 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
     """Read a checkpoint of any released layout. Tensors stay memory-mapped until they are used.
 
     Args:
-        path: A torch file (``*.pth.tar``), a Hub folder (``config.json`` with ``model.safetensors``), or the
-            ``model.safetensors`` of such a folder.
+        path: A torch file (``*.pth.tar``), a Hub folder (``config.json`` with ``model.safetensors``), or a
+            ``.safetensors`` file with its ``config.json`` beside it.
         release: The catalogue's row, when the caller knows which version this is. Otherwise a repository's config
             names the version, and a torch file's own name does. What the catalogue says about a version
             fills in what the file leaves open.
@@ -48,8 +48,7 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
         CheckpointError: The file is missing, damaged, unsafe, or does not hold a RADIO model.
     """
     path = _existing(path)
-    folder = _hub_folder(path)
-    raw = read_hub_repo(folder) if folder else read_torch_file(path)
+    raw = read_hub_repo(path) if _is_hub_layout(path) else read_torch_file(path)
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
         config, tensors = describe(replace(raw, tensors=tensors), str(path))
@@ -69,10 +68,9 @@ def read_content(path: str | Path) -> dict[str, Any]:
         CheckpointError: The file is missing, damaged or unsafe.
     """
     path = _existing(path)
-    folder = _hub_folder(path)
-    if folder is None:
+    if not _is_hub_layout(path):
         return read_torch_content(path)
-    config, tensors = read_hub_content(folder)
+    config, tensors = read_hub_content(path)
     args = Namespace()
     vars(args).update(config["args"])
     return {**config, "args": args, "state_dict": tensors}
@@ -89,11 +87,9 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _hub_folder(path: Path) -> Path | None:
-    """The folder of a Hub repository that a path names, or None for a torch file."""
-    if path.is_dir():
-        return path
-    return path.parent if path.suffix == ".safetensors" else None
+def _is_hub_layout(path: Path) -> bool:
+    """Whether a path names a Hub repository's folder or its weights, rather than a torch file."""
+    return path.is_dir() or path.suffix == ".safetensors"
 
 
 def _with_release(config: RadioConfig, release: Release) -> RadioConfig:

@@ -27,31 +27,33 @@ _PREFIX = "radio_model."
 _LARGEST_JSON = 64 * 2**20
 
 
-def read_hub_repo(folder: Path) -> RawCheckpoint:
+def read_hub_repo(path: Path) -> RawCheckpoint:
     """Read a Hub repository's folder. Code that ``auto_map`` may name is never run.
 
     Args:
-        folder: Holds ``config.json`` and ``model.safetensors`` (or its shards and their index).
+        path: A folder with ``config.json`` and ``model.safetensors`` (or its shards and their index), or a weights
+            file with ``config.json`` beside it.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
-    config, stored = read_hub_content(folder)
+    config, stored = read_hub_content(path)
     tensors = {name.removeprefix(_PREFIX): value for name, value in stored.items()}
     return RawCheckpoint(args=config["args"], tensors=tensors, repository=config)
 
 
-def read_hub_content(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """``config.json`` and the tensors of a Hub repository's folder, under their stored names, memory-mapped.
+def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """``config.json`` and the tensors of a Hub repository, under their stored names, memory-mapped.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
+    folder = path if path.is_dir() else path.parent
     config = _read_json(folder / CONFIG)
     if not isinstance(config.get("args"), dict):
         raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
+    for file in _weight_files(folder) if path.is_dir() else [path]:
         tensors.update(_read_safetensors(file))
     return config, tensors
 

@@ -365,3 +365,14 @@ def test_a_chosen_window_schedule_survives_saving(folder, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     config = load_model(tmp_path / "saved", device="cpu").config
     assert (config.vitdet_num_global, config.vitdet_num_windowed) == (2, None)
+
+
+def test_the_named_weights_file_is_the_one_that_is_read(reference, tmp_path):
+    """A file beside `model.safetensors` is not mistaken for it."""
+    shutil.copytree(reference / "hf_repo", tmp_path / "repo")
+    other = load_file(tmp_path / "repo" / "model.safetensors")
+    other["radio_model.input_conditioner.norm_mean"] += 1
+    save_file(other, tmp_path / "repo" / "tuned.safetensors")
+    tuned = read_checkpoint(tmp_path / "repo" / "tuned.safetensors").tensors["input_conditioner.norm_mean"]
+    released = read_checkpoint(tmp_path / "repo").tensors["input_conditioner.norm_mean"]
+    assert torch.equal(tuned, released + 1)
