@@ -95,12 +95,14 @@ def plot(path: Path, measurements: Sequence[Measurement], reference: str) -> Non
 
     measures = [name for name in TITLES if any(m.measure == name for m in measurements)]
     with pyplot.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = pyplot.subplots(1, len(measures) + 1, figsize=(4.6 * (len(measures) + 1), 3.6))
+        figure, axes = pyplot.subplots(1, len(measures) + 1, figsize=(4.6 * (len(measures) + 1), 3.9))
         for axis, measure in zip(axes, measures, strict=False):
             draw_lines(axis, [m for m in measurements if m.measure == measure])
             axis.set_title(TITLES[measure].format(reference))
         draw_bars(axes[-1], [m for m in measurements if m.measure == "relative_variance"])
-        figure.tight_layout(w_pad=2.5)
+        figure.tight_layout(w_pad=2.5, rect=(0, 0.09, 1, 1))
+        lines, labels = axes[0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="lower left", ncols=len(lines), frameon=False)
         with written_at_once(path) as temporary:
             figure.savefig(temporary, dpi=130)
         pyplot.close(figure)
@@ -119,7 +121,6 @@ def draw_lines(axis: object, measurements: Sequence[Measurement]) -> None:
     axis.set_ylabel("mean squared error")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False)
 
 
 def draw_bars(axis: object, measurements: Sequence[Measurement]) -> None:
