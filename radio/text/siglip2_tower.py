@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
 from radio.text.canonical import canonicalize
 from radio.text.tower import TextTower, Tokenizer
+from radio.text.weights import read_tensors
+
+logger = logging.getLogger(__name__)
 
 REPOSITORIES = {
     "siglip2-g-384": "google/siglip2-giant-opt-patch16-384",
@@ -23,13 +27,7 @@ REPOSITORIES = {
 
 CONTEXT_LENGTH = 64
 
-_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
-)
+_LOGIT_NAMES = ("logit_scale", "logit_bias")
 _CLASSES = {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 
 
@@ -46,26 +44,35 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
         DownloadError: The repository cannot be downloaded.
     """
     transformers = require("transformers", "text")
-    folder = _folder(model, weights, _FILES)
-    kind = _read_json(folder / "config.json").get("model_type")
+    config_file = _required(model, weights, "config.json")
+    kind = _read_json(config_file).get("model_type")
     if kind not in _CLASSES:
-        raise CheckpointError(
-            f"{folder}/config.json describes a {kind!r} model; expected one of {', '.join(_CLASSES)}"
-        )
+        raise CheckpointError(f"{config_file} describes a {kind!r} model; expected {' or '.join(_CLASSES)}")
+    config = transformers.AutoConfig.from_pretrained(config_file.parent, local_files_only=True)
+    tensors = _tensors(model, weights)
+    scale, bias = (tensors.pop(name, None) for name in _LOGIT_NAMES)
     try:
         module, report = getattr(transformers, _CLASSES[kind]).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            None, config=config.text_config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} does not hold the weights of a {kind} model: {error}") from error
-    if report["missing_keys"]:
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{folder} lacks tensors of the text tower: {', '.join(sorted(report['missing_keys']))}"
+            f"{config_file.parent} does not hold the text tower it describes: {error}"
+        ) from error
+    wrong = sorted(report["missing_keys"] | report["unexpected_keys"])
+    if wrong:
+        raise CheckpointError(
+            f"{config_file.parent} does not hold the text tower it describes: {len(wrong)} tensors are missing or "
+            f"left over, such as {wrong[0]}"
         )
     module.requires_grad_(False)
     module.eval()
-    scale, bias = _logit_values(folder)
-    return TextTower(module=module, embed=_embedder(module), logit_scale=scale, logit_bias=bias)
+    return TextTower(
+        module=module,
+        embed=_embedder(module),
+        logit_scale=None if scale is None else math.exp(float(scale.reshape(()))),
+        logit_bias=0.0 if bias is None else float(bias.reshape(())),
+    )
 
 
 def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
@@ -80,14 +87,9 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         DownloadError: The tokenizer cannot be downloaded.
     """
     tokenizers = require("tokenizers", "text")
-    folder = _folder(model, weights, ("tokenizer.json", "tokenizer_config.json"))
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json; copy it from the repository that the weights come from"
-        )
+    path = _required(model, weights, "tokenizer.json")
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    padding = _padding_token(folder)
+    padding = _padding_token(_find(model, weights, "tokenizer_config.json"))
     number = tokenizer.token_to_id(padding)
     if number is None:
         raise CheckpointError(f"{path} has no padding token {padding!r}")
@@ -110,28 +112,53 @@ def _embedder(module: torch.nn.Module) -> Any:
     return embed
 
 
-def _folder(model: str, weights: Path | None, patterns: tuple[str, ...]) -> Path:
+def _find(model: str, weights: Path | None, name: str) -> Path | None:
+    """A file of the local folder or of the repository, downloaded if need be; None if it cannot be had."""
     if weights is not None:
-        if not (weights / "config.json").is_file():
-            raise CheckpointError(
-                f"{weights} is not a folder with config.json, model.safetensors and tokenizer.json"
-            )
-        return weights
+        return weights / name if (weights / name).is_file() else None
     hub = require("huggingface_hub", "text")
-    repository = REPOSITORIES[model]
     try:
-        return Path(hub.snapshot_download(repository, allow_patterns=list(patterns)))
+        return Path(hub.hf_hub_download(REPOSITORIES[model], name))
     except (OSError, ValueError) as error:
-        raise DownloadError(
-            f"cannot download the text tower {model}: get config.json, tokenizer.json, "
-            f"tokenizer_config.json and the .safetensors files of "
-            f"https://huggingface.co/{repository} and pass their folder as text_weights=..."
-        ) from error
+        logger.debug("no %s in %s: %s", name, REPOSITORIES[model], error)
+        return None
 
 
-def _padding_token(folder: Path) -> str:
-    path = folder / "tokenizer_config.json"
-    token = _read_json(path).get("pad_token") if path.is_file() else None
+def _required(model: str, weights: Path | None, name: str) -> Path:
+    path = _find(model, weights, name)
+    if path is not None:
+        return path
+    if weights is not None:
+        raise CheckpointError(
+            f"{weights} has no {name}; a SigLIP 2 text tower is a folder with config.json, tokenizer.json, "
+            "tokenizer_config.json and .safetensors files"
+        )
+    raise DownloadError(
+        f"cannot download {name} of the text tower {model}: get config.json, tokenizer.json, tokenizer_config.json "
+        f"and the .safetensors files of https://huggingface.co/{REPOSITORIES[model]} and pass their folder as "
+        "text_weights=..."
+    )
+
+
+def _tensors(model: str, weights: Path | None) -> dict[str, Tensor]:
+    """The text tower's tensors. Of weights in several files, only those that hold some of them are downloaded."""
+    whole = _find(model, weights, "model.safetensors")
+    if whole is not None:
+        return read_tensors(whole, _is_wanted)
+    index = _read_json(_required(model, weights, "model.safetensors.index.json"))
+    names = sorted({file for name, file in index["weight_map"].items() if _is_wanted(name)})
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= read_tensors(_required(model, weights, name), _is_wanted)
+    return tensors
+
+
+def _is_wanted(name: str) -> bool:
+    return name.startswith("text_model.") or name in _LOGIT_NAMES
+
+
+def _padding_token(path: Path | None) -> str:
+    token = None if path is None else _read_json(path).get("pad_token")
     if isinstance(token, dict):
         token = token.get("content")
     return token or "<pad>"
@@ -142,15 +169,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-
-
-def _logit_values(folder: Path) -> tuple[float | None, float]:
-    from safetensors import safe_open
-
-    values: dict[str, float] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in {"logit_scale", "logit_bias"}.intersection(file.keys()):
-                values[name] = float(file.get_tensor(name).reshape(()))
-    scale = values.get("logit_scale")
-    return (None if scale is None else math.exp(scale)), values.get("logit_bias", 0.0)

@@ -55,6 +55,14 @@ def test_the_feature_normalizer_is_left_out(reference, image):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_half_precision_model_stays_close(reference, text_towers, image, embeddings, model):
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    half = radio.load_model(path, adaptors=["clip"], dtype="bfloat16", device="cpu")
+    found = patch_similarity(half, "clip", image, embeddings)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, patch_similarity(model, "clip", image, embeddings), rtol=0, atol=0.03)
+
+
 def test_similarity_of_the_whole_image(model, image, embeddings):
     found = patch_similarity(model, "clip", image, embeddings)
     assert found.shape == (3, 6, 8)

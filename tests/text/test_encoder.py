@@ -218,7 +218,7 @@ def test_wrong_local_files_are_named(tmp_path, text_towers):
         text_encoder_for({**CLIP, "model": "ViT-S-32"}, other).encode_text(["a cat"])
     with pytest.raises(CheckpointError, match=r"open_clip_config.json"):
         text_encoder_for(CLIP, tmp_path).encode_text(["a cat"])
-    with pytest.raises(CheckpointError, match=r"not a folder with config.json"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json; a SigLIP 2 text tower is a folder"):
         text_encoder_for(SIGLIP2_G, tmp_path).encode_text(["a cat"])
 
 
