@@ -76,6 +76,10 @@ class LazyTextEncoder:
         source = self.weights or self.pretrained or "published weights"
         return f"{type(self).__name__}({self.kind}, {self.model}, {source})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles carry: which tower it is. They load it again when they use it."""
+        return {name: vars(self)[name] for name in ("kind", "model", "pretrained", "weights")}
+
     @property
     def identity(self) -> str:
         """A hash of the tower's kind, model and tag; with local weights, of its files' sizes and times."""

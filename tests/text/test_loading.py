@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,13 @@ def test_the_tower_is_not_part_of_the_models_state(checkpoint, text_towers):
     before = set(model.state_dict())
     model.adaptors["clip"].encode_text(["a cat"])
     assert set(model.state_dict()) == before
+
+
+def test_models_with_words_can_be_copied_and_pickled(checkpoint, text_towers):
+    model = radio.load_model(checkpoint, adaptors=["clip"], text_weights=text_towers["clip"], device="cpu")
+    text = model.adaptors["clip"].encode_text(["a cat"])
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other.adaptors["clip"].encode_text(["a cat"]), text)
 
 
 def test_the_tower_follows_its_adaptors_device(checkpoint, text_towers):
