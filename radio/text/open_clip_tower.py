@@ -52,10 +52,11 @@ def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
     model = _registry_name(model)
     config = _model_config(open_clip, model, weights)
     path = _local_file(weights) if weights is not None else _download(open_clip, model, pretrained)
-    quick_gelu = bool(config.get("quick_gelu")) or (
-        weights is None and _tag_has_quick_gelu(open_clip, model, pretrained)
+    own_config = weights is not None and weights.is_dir()
+    quick_gelu = config.get("quick_gelu") or (
+        not own_config and open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu")
     )
-    module = _empty_tower(config, quick_gelu, model)
+    module = _empty_tower(config, bool(quick_gelu), model)
     tensors = read_tensors(path, _is_wanted)
     logits = {name: tensors.pop(name) for name in _LOGIT_NAMES if name in tensors}
     _fill(module, _tower_tensors(tensors), path)
@@ -130,10 +131,6 @@ def _local_file(weights: Path) -> Path:
         if (weights / name).is_file():
             return weights / name
     raise CheckpointError(f"{weights} holds none of {', '.join(_WEIGHT_FILES)}")
-
-
-def _tag_has_quick_gelu(open_clip: Any, model: str, pretrained: str) -> bool:
-    return bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
 
 
 def _download(open_clip: Any, model: str, pretrained: str) -> Path:

@@ -40,6 +40,7 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
 
     Raises:
         MissingExtraError: transformers is not installed.
+        ValueError: Nobody knows this tower, and no folder was given.
         CheckpointError: The folder does not hold a SigLIP or SigLIP 2 model.
         DownloadError: The repository cannot be downloaded.
     """
@@ -117,11 +118,21 @@ def _find(model: str, weights: Path | None, name: str) -> Path | None:
     if weights is not None:
         return weights / name if (weights / name).is_file() else None
     hub = require("huggingface_hub", "text")
+    repository = _repository(model)
     try:
-        return Path(hub.hf_hub_download(REPOSITORIES[model], name))
+        return Path(hub.hf_hub_download(repository, name))
     except (OSError, ValueError) as error:
-        logger.debug("no %s in %s: %s", name, REPOSITORIES[model], error)
+        logger.debug("no %s in %s: %s", name, repository, error)
         return None
+
+
+def _repository(model: str) -> str:
+    if model not in REPOSITORIES:
+        raise ValueError(
+            f"unknown SigLIP 2 text tower {model!r}; known: {', '.join(REPOSITORIES)}; "
+            "or give the folder of its transformers model as text_weights=..."
+        )
+    return REPOSITORIES[model]
 
 
 def _required(model: str, weights: Path | None, name: str) -> Path:

@@ -96,6 +96,31 @@ def test_quick_gelu_of_the_config_is_obeyed(tmp_path, text_towers):
     assert (quick - text_encoder_for(CLIP, plain).encode_text(TEXTS)).abs().max() > 1e-3
 
 
+def test_quick_gelu_of_the_tag_is_obeyed(tmp_path):
+    """dfn5b was trained with quick GELU, also when it is named with an architecture that does not say so."""
+    import open_clip
+
+    config = {key: value for key, value in open_clip_config(40).items() if key != "quick_gelu"}
+    config["text_cfg"] = {**config["text_cfg"], "layers": 1}
+    (tmp_path / "ViT-H-14-378.json").write_text(json.dumps(config))
+    kept = open_clip.get_model_config("ViT-H-14-378")
+    try:
+        open_clip.add_model_config(tmp_path / "ViT-H-14-378.json")
+        plain = open_clip.create_model("ViT-H-14-378").eval()
+        quick = open_clip.create_model("ViT-H-14-378", force_quick_gelu=True).eval()
+        quick.load_state_dict(plain.state_dict())
+        save_file(plain.state_dict(), tmp_path / "dfn.safetensors")
+        teacher = {**CLIP, "model": "ViT-H-14-378"}
+        found = text_encoder_for(teacher, tmp_path / "dfn.safetensors").encode_text(TEXTS)
+        tokens = open_clip.get_tokenizer("ViT-H-14-378")(TEXTS)
+        with torch.no_grad():
+            torch.testing.assert_close(found, quick.encode_text(tokens), rtol=1e-5, atol=1e-5)
+            assert (found - plain.encode_text(tokens)).abs().max() > 1e-4
+    finally:
+        (tmp_path / "ViT-H-14-378.json").write_text(json.dumps(kept))
+        open_clip.add_model_config(tmp_path / "ViT-H-14-378.json")
+
+
 def test_weights_files_of_a_named_model_in_every_layout(tmp_path):
     """A file alone: the architecture comes from the teacher's model name, looked up in open_clip."""
     import open_clip
@@ -194,7 +219,7 @@ def test_unknown_towers_list_the_known_ones():
     with pytest.raises(ValueError, match=r"'sam'.*open_clip, siglip2"):
         text_encoder_for({"name": "sam", "type": "sam", "model": "vit-h"})
     with pytest.raises(ValueError, match=r"siglip2-g-384, siglip2-so400m"):
-        text_encoder_for({**SIGLIP2_G, "model": "siglip2-xl"})
+        text_encoder_for({**SIGLIP2_G, "model": "siglip2-xl"}).encode_text(["a cat"])
     with pytest.raises(CheckpointError, match=r"does not know the model 'ViT-Z'"):
         text_encoder_for({**CLIP, "model": "ViT-Z"}).encode_text(["a cat"])
     with pytest.raises(CheckpointError, match=r"no weights 'nope'.*dfn5b"):
