@@ -103,6 +103,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=TOLERANCE)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--smallest", type=int, default=224, help="least side in pixels")
+    parser.add_argument("--largest", type=int, default=768, help="largest side in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
@@ -111,10 +113,10 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.quick:
-        args.model, args.rounds, args.images = "tiny", 1, 6
+        args.model, args.rounds, args.images, args.smallest, args.largest = "tiny", 1, 6, 32, 96
     device = torch.device(args.device)
     model = random_model(SIZES[args.model]).to(device, getattr(torch, args.dtype))
-    sizes = image_sizes(args.images, 32, 96) if args.quick else image_sizes(args.images, 224, 768)
+    sizes = image_sizes(args.images, args.smallest, args.largest)
     images = [torch.rand(3, *size).to(device) for size in sizes]
 
     peer = transformers_packed(model, images)
@@ -135,8 +137,9 @@ def main() -> None:
 
     print_header()
     tokens = sum(height * width for height, width in sizes) // PATCH**2
+    images_of = f"{args.images} images of {args.smallest}–{args.largest} px"
     print_table(
-        f"{args.model}, {args.dtype}, {args.images} images, {tokens} patches, {args.clock} clock",
+        f"{args.model}, {args.dtype}, {images_of}, {tokens} patches, {args.clock} clock",
         ["way", "seconds", "time over packed", "largest difference to one by one"],
     )
     apart = {"packed": f"{ours_apart:.1e}", "one by one": "0", "transformers, packed": f"{peer_apart:.1e}"}
