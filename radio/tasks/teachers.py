@@ -36,9 +36,8 @@ class TimmTeacher:
 
     Raises:
         MissingExtraError: timm is not installed.
-        OSError: The weights cannot be read.
-        ValueError: timm has no such model, or the weights are not a file of tensors.
-        RuntimeError: The weights are of another model.
+        OSError: The weights cannot be read or downloaded.
+        ValueError: timm has no such model, or the weights are not a file of tensors, or of another model.
     """
 
     def __init__(
@@ -50,13 +49,19 @@ class TimmTeacher:
         timm = require("timm", "teachers")
         if not timm.is_model(architecture):
             raise ValueError(f"timm has no model {architecture!r}; see timm.list_models('*dinov2*')")
-        self.model = timm.create_model(
-            architecture,
-            pretrained=True,
-            pretrained_cfg_overlay=None if weights is None else {"state_dict": _read_weights(weights)},
-            dynamic_img_size=True,
-            num_classes=0,
-        )
+        overlay = None if weights is None else {"state_dict": _read_weights(weights)}
+        try:
+            self.model = timm.create_model(
+                architecture,
+                pretrained=True,
+                pretrained_cfg_overlay=overlay,
+                dynamic_img_size=True,
+                num_classes=0,
+            )
+        except RuntimeError as error:
+            if weights is None:
+                raise
+            raise ValueError(f"the weights in {weights} are not those of {architecture}: {error}") from error
         self.model.eval().requires_grad_(False).to(device)
         self.patch_size = int(self.model.patch_embed.patch_size[0])
         self.device = torch.device(device)

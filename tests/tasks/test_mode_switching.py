@@ -140,6 +140,10 @@ def test_a_timm_teacher_from_a_local_file(photos, tmp_path):
     torch.testing.assert_close(features, tokens[0, 1:].T.reshape(384, 4, 6), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="no model 'vit_nothing'"):
         TimmTeacher("vit_nothing")
+    short = {name: value for name, value in source.state_dict().items() if not name.startswith("blocks.11.")}
+    torch.save(short, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match="short.pth are not those of vit_small_patch14_dinov2"):
+        TimmTeacher("vit_small_patch14_dinov2", tmp_path / "short.pth")
     torch.save({"a": "text"}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="does not hold tensors"):
         TimmTeacher("vit_small_patch14_dinov2", tmp_path / "other.pth")
