@@ -87,7 +87,11 @@ def test_onnx_says_what_it_is(model, dynamic_onnx):
     ("name", "step", "options"),
     [
         pytest.param(
-            "layer_scale_norm", 32, {"vitdet_window_size": 2, "vitdet_num_windowed": 2}, id="windows"
+            "layer_scale_norm",
+            32,
+            {"vitdet_window_size": 2, "vitdet_num_windowed": 2},
+            id="windows",
+            marks=pytest.mark.slow,
         ),
         pytest.param("no_cpe_patch14", 14, {}, id="plain"),
         pytest.param("dinov2_giant", 14, {}, id="dinov2", marks=pytest.mark.slow),
