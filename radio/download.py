@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HFValidationError,
@@ -22,6 +23,9 @@ from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, shard_names
 from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
+
+_Options = tuple[str | Path | None, str | None, bool, str | bool | None, bool]
+"""What `_fetch` takes after the names of the repository and the file."""
 
 
 class _SilentBar(tqdm):
@@ -75,27 +79,34 @@ def download_repository(
     """
     options = (cache_dir, revision, local_files_only, token, progress)
     _check_name(repository)
-    cached = isinstance(
-        try_to_load_from_cache(repository, CONFIG, cache_dir=cache_dir, revision=revision), str
-    )
+    cached = _in_cache(repository, CONFIG, cache_dir, revision)
     config = _fetch(repository, CONFIG, *options)
-    try:
-        _fetch(repository, WEIGHTS, *options)
-    except FileNotInRepositoryError:
-        index = _fetch(repository, INDEX, *options)
-        for name in shard_names(index):
-            _fetch(repository, name, *options)
+    _fetch_weights(repository, config.parent, options)
     if not cached:
         terms = licence or f"see https://huggingface.co/{repository}"
         logger.warning("the weights of %s are licensed under: %s", repository, terms)
     return config.parent
 
 
+def _fetch_weights(repository: str, folder: Path, options: _Options) -> None:
+    """Fetch the one weights file or the shards beside a config; no network is needed for those that are here."""
+    if not (folder / INDEX).is_file():
+        try:
+            _fetch(repository, WEIGHTS, *options)
+            return
+        except FileNotInRepositoryError:
+            pass
+    for name in shard_names(_fetch(repository, INDEX, *options)):
+        _fetch(repository, name, *options)
+
+
 def is_cached(release: Release, cache_dir: str | Path | None = None, revision: str | None = None) -> bool:
     """Whether a version's torch file is already in the local cache."""
-    found = try_to_load_from_cache(
-        release.repository, release.filename, cache_dir=cache_dir, revision=revision
-    )
+    return _in_cache(release.repository, release.filename, cache_dir, revision)
+
+
+def _in_cache(repository: str, filename: str, cache_dir: str | Path | None, revision: str | None) -> bool:
+    found = try_to_load_from_cache(repository, filename, cache_dir=cache_dir, revision=revision)
     return isinstance(found, str)
 
 
@@ -119,6 +130,8 @@ def _fetch(
 ) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{repository}/resolve/{revision or 'main'}/{filename}"
+    if not local_files_only and not _in_cache(repository, filename, cache_dir, revision):
+        _check_reachable(endpoint, _absent(repository, filename, url))
     try:
         return Path(
             hf_hub_download(
@@ -132,14 +145,30 @@ def _fetch(
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise DownloadError(
-            f"{filename} of the Hugging Face repository {repository} is not in the local cache and the Hub cannot be "
-            f"reached (or offline mode is on). On a machine with a connection download {url}, copy it here and pass "
-            f"its path instead of the name; or fill the cache with: hf download {repository} {filename}"
-        ) from error
+        raise DownloadError(_absent(repository, filename, url)) from error
     except EntryNotFoundError as error:
         raise FileNotInRepositoryError(
             f"the Hugging Face repository {repository} has no file {filename} ({url})"
         ) from error
     except (OSError, HTTPError) as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
+
+
+def _check_reachable(endpoint: str, otherwise: str) -> None:
+    """Ask once whether the Hub answers: huggingface_hub asks six times before it gives up, for up to six minutes.
+
+    Raises:
+        DownloadError: It does not; with the message `otherwise`.
+    """
+    try:
+        get_session().head(endpoint, timeout=HF_HUB_ETAG_TIMEOUT, follow_redirects=False)
+    except (OSError, HTTPError) as error:
+        raise DownloadError(otherwise) from error
+
+
+def _absent(repository: str, filename: str, url: str) -> str:
+    return (
+        f"{filename} of the Hugging Face repository {repository} is not in the local cache and the Hub cannot be "
+        f"reached (or offline mode is on). On a machine with a connection download {url}, copy it here and pass "
+        f"its path instead of the name; or fill the cache with: hf download {repository} {filename}"
+    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 from hub_server import hub_server
+from safetensors.torch import load_file, save_file
 
 from radio.checkpoints import read_content
 
@@ -77,6 +81,35 @@ def test_local_files_only_and_cache_dir(tmp_path):
     result = _run(code, tmp_path)
     assert "DownloadError" in result.stderr
     assert "c-radio_v4-h_half.pth.tar" in result.stderr
+
+
+def test_a_repository_in_shards_needs_no_network_again(reference, tmp_path):
+    tensors = load_file(reference / "hf_repo" / "model.safetensors")
+    shards = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for file in set(shards.values()):
+        save_file({name: tensors[name] for name in tensors if shards[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    shutil.copy(reference / "hf_repo" / "config.json", folder)
+    files = {f"nvidia/RADIO-B/resolve/main/{path.name}": path for path in folder.iterdir()}
+    code = "print(load_model('nvidia/RADIO-B', device='cpu').config.version)"
+    with hub_server(files) as (address, _):
+        assert _run(code, tmp_path, HF_ENDPOINT=address).stdout.strip() == "radio_v2.5-b"
+    offline = _run(code, tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.stdout.strip() == "radio_v2.5-b", offline.stderr
+
+
+def test_without_a_network_the_answer_comes_soon_and_in_one_line(tmp_path):
+    command = "from radio.cli import main; raise SystemExit(main(['features', '.', '-o', 'x', '-m', 'radio_v2.5-b']))"
+    (tmp_path / "a.png").touch()
+    code = f"import os; os.chdir({str(tmp_path)!r}); {command}"
+    started = time.monotonic()
+    result = _run(code, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - started < 15
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "radio-v2.5-b_half.pth.tar" in result.stderr
 
 
 def test_a_repository_without_the_file_is_named(tmp_path):
