@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 
 from radio.checkpoints import write_hub_repo
@@ -67,12 +68,18 @@ class RADIOModel(RADIONetwork):
             folder: Made if it does not exist.
 
         Raises:
-            RuntimeError: The preprocessor was made external, so the model does not have its normalisation.
+            RuntimeError: The preprocessor was made external, so the model does not have its normalisation, or the
+                weights are quantised.
             OSError: The folder cannot be written.
         """
         if not isinstance(self.input_conditioner, InputConditioner):
             raise RuntimeError(
                 "the preprocessor was made external; set model.input_conditioner to it again before saving"
+            )
+        if any(type(value) is not torch.Tensor for value in self.state_dict().values()):
+            raise RuntimeError(
+                "the model holds quantised or otherwise wrapped weights, which the Hub layout has no place for; "
+                "save it first and quantise what you load"
             )
         built = tuple(adaptor for adaptor in self.config.adaptors if adaptor.name in (self.adaptors or {}))
         config = replace(

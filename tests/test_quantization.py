@@ -86,3 +86,10 @@ def test_a_missing_package_is_named_with_its_extra(reference, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"pip install 'radio\[quantize\]'"):
         quantize(model)
     assert not is_quantized(model)
+
+
+def test_a_quantised_model_is_not_saved_half(reference, tmp_path):
+    model = quantize(_load(reference), "int8_weight_only")
+    with pytest.raises(RuntimeError, match="quantised"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
