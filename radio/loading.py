@@ -23,7 +23,12 @@ from radio.text import has_text, text_encoder_for
 logger = logging.getLogger(__name__)
 
 TextWeights = str | Path | Mapping[str, str | Path]
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 def load_model(
@@ -49,7 +54,8 @@ def load_model(
             torch file (``*.pth.tar``) or a local folder with ``config.json`` and ``model.safetensors``.
         adaptors: Names of the teacher adaptors to build, e.g. ``["clip", "sam"]``.
         device: ``"auto"`` for an accelerator where there is one, or a torch device.
-        dtype: ``"auto"`` for the dtype that the checkpoint names, or ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        dtype: ``"auto"`` for the dtype that the checkpoint names, or ``"float32"``, ``"bfloat16"``, ``"float16"``,
+            ``"float64"``.
         vitdet_window_size: Side of ViTDet windows in patches; None for global attention everywhere.
         vitdet_num_global, vitdet_num_windowed: The schedule of windowed and global blocks, instead of the version's.
         pos_embed_align_corners: How position embeddings are resized, instead of the version's own way (False for a
@@ -65,10 +71,12 @@ def load_model(
         The model in eval mode. Its weights may be memory-mapped from the file.
 
     Raises:
-        ValueError: An unknown version, adaptor, dtype, or windows that make no sense.
+        ValueError: An unknown version, adaptor, dtype, a device that is not here, or windows that make no sense.
+        TypeError: A window size that is not a whole number, or another argument of the wrong type.
         CheckpointError: The file is damaged, unsafe or does not describe a RADIO model.
         DownloadError: The file is not in the cache and cannot be fetched.
     """
+    place = _resolve_device(device)
     checkpoint = open_checkpoint(
         version_or_path,
         cache_dir=cache_dir,
@@ -90,7 +98,7 @@ def load_model(
     model = build_model(
         Checkpoint(config, checkpoint.tensors, checkpoint.path),
         names,
-        _resolve_device(device),
+        place,
         _dtype(config, dtype),
     )
     _attach_text_towers(model, names, text_weights)
@@ -164,6 +172,12 @@ def _looks_like_a_path(name: str) -> bool:
 def _with_choices(config: RadioConfig, **choices: int | bool | None) -> RadioConfig:
     """The description with the caller's choices in place of the version's."""
     chosen: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
+    for name, value in chosen.items():
+        kind, wanted = (
+            (bool, "True or False") if name == "pos_embed_align_corners" else (int, "a whole number")
+        )
+        if type(value) is not kind:
+            raise TypeError(f"{name} must be {wanted}, got {value!r}")
     window = chosen.get("vitdet_window_size")
     if window is not None and window < 1:
         raise ValueError(f"vitdet_window_size must be at least 1 patch, got {window}")
@@ -198,16 +212,23 @@ def _warn_about_windows(config: RadioConfig) -> None:
 
 def _resolve_device(device: str | torch.device) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        try:
+            place = torch.device(device)
+            torch.empty(0, device=place)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the device {str(device)!r} cannot be used here ({reason}); "
+                "'auto' takes what this machine has, 'cpu' always works"
+            ) from error
+        return place
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _dtype(config: RadioConfig, dtype: str | torch.dtype) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
-        return dtype
-    name = config.dtype if dtype == "auto" else dtype
+    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+    name = config.dtype if dtype == "auto" else str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
         raise ValueError(f"unknown dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

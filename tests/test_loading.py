@@ -42,6 +42,9 @@ def test_device_and_dtype(path):
         ({"adaptors": ["clip", "blip"]}, "unknown adaptor 'blip'.*has: clip, siglip, dino_v2, sam"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; allowed: auto, float32"),
         ({"dtype": torch.int8}, "floating-point"),
+        ({"device": "banana"}, "device 'banana' cannot be used here.*'cpu' always works"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": None}, "device 'None' cannot be used here"),
         ({"vitdet_window_size": 0}, "at least 1 patch"),
         ({"vitdet_window_size": 2, "vitdet_num_global": 0}, "vitdet_num_global must be at least 1"),
         ({"text_weights": {"siglip": "x"}, "adaptors": ["clip"]}, "not among the loaded adaptors"),
@@ -50,6 +53,29 @@ def test_device_and_dtype(path):
 def test_bad_arguments(path, options, message):
     with pytest.raises(ValueError, match=message):
         load_model(**{"version_or_path": path, "device": "cpu", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vitdet_window_size": "8"}, "vitdet_window_size must be a whole number, got '8'"),
+        ({"vitdet_window_size": 8.0}, "vitdet_window_size must be a whole number"),
+        ({"vitdet_num_global": True}, "vitdet_num_global must be a whole number"),
+        ({"pos_embed_align_corners": "yes"}, "pos_embed_align_corners must be True or False, got 'yes'"),
+    ],
+)
+def test_arguments_of_the_wrong_type(path, options, message):
+    with pytest.raises(TypeError, match=message):
+        load_model(path, device="cpu", **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", torch.float64, "float64"])
+def test_every_dtype_survives_saving(path, tmp_path, dtype):
+    model = load_model(path, device="cpu", dtype=dtype)
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, device="cpu")
+    assert again.dtype == model.dtype
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_a_repository_without_adaptor_tensors_says_where_they_are(reference, tmp_path):

@@ -36,7 +36,7 @@ ATTENTION_HEADS = {
 }
 """Attention heads of every supported architecture: the one number that no tensor shows."""
 
-_DTYPES = {"float32", "float16", "bfloat16"}
+_DTYPES = {"float32", "float16", "bfloat16", "float64"}
 
 
 def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Tensor]]:

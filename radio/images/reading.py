@@ -132,6 +132,8 @@ def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> T
         upright = _upright(image)
         wide = upright.mode == "F" or upright.mode.startswith("I")
         if not wide:
+            if upright.mode == "La":  # Pillow knows only this way out of it
+                upright = upright.convert("LA")
             upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     except Exception as error:  # decoders of damaged files fail in many ways
         raise ImageError(
@@ -169,7 +171,7 @@ def _from_array(array: NDArray[Any], background: Sequence[float], source: str = 
         raise ImageError(
             f"{source} has shape {array.shape}; expected (H, W) or (H, W, channels) with 1, 3 or 4 channels{hint}"
         )
-    if array.dtype == np.uint16 or array.dtype.kind == "f":
+    if array.dtype.kind == "f" or (array.dtype.kind == "u" and array.dtype.itemsize == 2):
         scale = 65535 if array.dtype.kind == "u" else 1
         pixels = torch.from_numpy(np.divide(array, scale, dtype=np.float32))
     elif array.dtype == np.uint8:

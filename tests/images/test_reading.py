@@ -79,6 +79,11 @@ def test_transparency_is_composited_on_white_or_a_given_background(tmp_path: Pat
         assert load_image(image, background=(0, 0, 1))[:, 0, 5].tolist() == [0, 0, 1]
 
 
+def test_grey_with_premultiplied_alpha() -> None:
+    image = Image.new("LA", (3, 2), (100, 255))
+    assert torch.equal(load_image(image.convert("La")), load_image(image))
+
+
 def test_half_transparent_pixels_are_mixed() -> None:
     assert load_image(np.full((1, 1, 4), 51, np.uint8)).flatten().tolist() == pytest.approx(
         [0.2 * 0.2 + 0.8] * 3
@@ -102,6 +107,7 @@ def test_grey_of_8_and_16_bits_and_float(tmp_path: Path) -> None:
         tmp_path / "16.tif",
         values,
         values[..., None],
+        values.astype(">u2"),
         values / 65535,
         Image.fromarray(values.astype(np.int32)),
         Image.fromarray((values / 65535).astype(np.float32)),
