@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+import threading
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder,
 from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
+
+_READING = threading.Lock()
+"""torch keeps the list of allowed globals for the whole process, so that one file is read at a time."""
 
 _MOST_SHARING = 32
 """Tensors may share storage, but together they may not claim more than this many times the file's size."""
@@ -112,7 +116,7 @@ def _load(path: Path) -> Any:
             raise CheckpointError(
                 f"{path} wants to use {', '.join(unsafe)} while it is read, which no RADIO checkpoint needs; refused"
             )
-        with torch.serialization.safe_globals(_allowed_globals()):
+        with _READING, torch.serialization.safe_globals(_allowed_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise

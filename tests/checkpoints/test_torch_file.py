@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,13 @@ def _write(data: bytes, good: Path) -> Path:
 def test_the_small_checkpoint_is_good(good):
     model = load_model(good, adaptors=["clip"], device="cpu")
     assert model(torch.rand(1, 3, 32, 48))["clip"].summary.shape == (1, 40)
+
+
+def test_threads_may_read_at_the_same_time(good):
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(read_content, [good] * 200))
+    assert all(content["args"].model == "vit_base_patch16_224" for content in contents)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
 @pytest.mark.parametrize(
