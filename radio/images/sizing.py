@@ -207,4 +207,4 @@ def _patches(size: tuple[int, int], patch_size: int) -> int:
 
 
 def _nearest(side: float, step: int) -> int:
-    return max(int(side / step + 0.5), 1) * step
+    return max(round(side / step), 1) * step

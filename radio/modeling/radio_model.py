@@ -139,9 +139,12 @@ class RADIONetwork(nn.Module):
         return self.patch_size * (self.window_size or 1)
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
-        """The closest height and width, in pixels, that the model accepts."""
+        """The closest height and width, in pixels, that the model accepts.
+
+        Halfway between two, it is the even multiple of the step, as in the public code.
+        """
         step = self.min_resolution_step
-        return Resolution(*(max(int(side / step + 0.5), 1) * step for side in (height, width)))
+        return Resolution(*(max(round(side / step), 1) * step for side in (height, width)))
 
     def make_preprocessor_external(self) -> nn.Module:
         """Take the input normalisation out of the model.

@@ -32,6 +32,7 @@ def test_public_surface(model):
     assert (model.max_resolution, model.preferred_resolution) == (2048, (768, 768))
     assert (model.window_size, model.min_resolution_step) == (None, 16)
     assert model.get_nearest_supported_resolution(100, 5) == (96, 16)
+    assert model.get_nearest_supported_resolution(360, 1080) == (352, 1088)  # both halfway
     assert len(model.blocks) == len(model.model.blocks) == 12
     attention = model.model.blocks[-1].attn
     assert attention.num_heads == 4
