@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
-_PIECE = 1024
-"""Tokens of a piece, where an MLP runs in pieces; not fewer, so that matrix products stay at full speed."""
 
 
 class Attend(Protocol):
@@ -47,22 +44,6 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def _in_pieces(layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run layers that see every token by itself, over many tokens (B, N, C) some at a time where that pays.
-
-    It does on a CPU without gradients: the wide activations of a thousand tokens stay in memory that the allocator
-    keeps, those of many thousands are mapped anew by the system in every layer (benchmarks/README.md). The result is
-    the same and the peak memory is less. A hook on a layer inside sees the pieces, each (tokens, channels).
-    """
-    tokens = x.shape[0] * x.shape[1]
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
-        return layers(x)
-    if tokens < 2 * _PIECE:
-        return layers(x)
-    pieces = x.flatten(0, 1).chunk(tokens // _PIECE)
-    return torch.cat([layers(piece) for piece in pieces]).view_as(x)
-
-
 class Mlp(nn.Module):
     """``fc2(norm(gelu(fc1(x))))``, with the exact GELU; the norm is the identity in most versions."""
 
@@ -73,7 +54,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _in_pieces(lambda piece: self.fc2(self.norm(F.gelu(self.fc1(piece)))), x)
+        return self.fc2(self.norm(F.gelu(self.fc1(x))))
 
 
 class SwiGLU(nn.Module):
@@ -85,9 +66,6 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _in_pieces(self._gated, x)
-
-    def _gated(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
 
