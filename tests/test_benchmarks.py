@@ -100,6 +100,7 @@ def test_peak_memory_is_that_of_what_ran(benchmark_modules: None) -> None:
     assert resident_bytes("VmHWM") - before < 30e6
 
 
+@pytest.mark.slow
 def test_forward() -> None:
     printed = run("forward.py", "--dtypes", "float32")
     timed, memory = rows(printed)[0], rows(printed)[-1]
@@ -107,6 +108,7 @@ def test_forward() -> None:
     assert float(memory["radio, MB"].split()[0]) > 0
 
 
+@pytest.mark.slow
 def test_load() -> None:
     printed = rows(run("load.py"))
     assert [row["layout"] for row in printed] == [".pth.tar", "Hub folder"]

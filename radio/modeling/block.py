@@ -86,10 +86,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens, each (B, heads, N, head_dim)."""
         batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        if _is_faster_with_rows_together(qkv):
-            qkv = qkv.contiguous()
-        q, k, v = qkv.unbind(0)
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
@@ -144,17 +142,6 @@ class Block(nn.Module):
         normed = self.norm1(x)
         x = x + self.ls1(self.attn(normed) if attend is attend_all else self.attn(normed, attend))
         return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-def _is_faster_with_rows_together(qkv: Tensor) -> bool:
-    """Whether attention gains more than a copy costs when each head's rows lie next to each other.
-
-    So it does on a CPU in float32 (benchmarks/README.md), where every row is read many times and lies a multiple of
-    4 kB after the one before: with 1024 tokens or more. A traced graph leaves the choice to its compiler.
-    """
-    if torch.compiler.is_compiling() or qkv.device.type != "cpu" or qkv.dtype != torch.float32:
-        return False
-    return qkv.shape[3] >= 1024
 
 
 def _norm(dim: int, scale: float) -> nn.LayerNorm:
