@@ -43,7 +43,8 @@ class PeakMemory:
 
 
 def _private() -> int:
-    for line in _STATUS.read_text().splitlines():
+    """0 where the system does not report it."""
+    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("the kernel does not report RssAnon")
+    return 0

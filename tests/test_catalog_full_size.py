@@ -52,13 +52,16 @@ def test_every_supported_version_and_architecture_is_covered():
 
 @pytest.mark.parametrize("name", _versions(VERSIONS))
 def test_version_at_full_size(name: str, tmp_path: Path) -> None:
-    """The catalogue's row, the file's shapes and what comes out of the model say the same."""
+    """The catalogue's row, the file's shapes and what comes out of the model say the same; memory beside the mapped
+    weights is small, while loading and while running."""
     release, version = ROWS[name], VERSIONS[name]
     architecture = ARCHITECTURES[version.architecture]
     path = tmp_path / release.filename
     make_checkpoint(path, version, repeat_blocks=True, dtype=torch.bfloat16)
-    checkpoint = read_checkpoint(path, release)
-    model = build_model(checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16)
+    with PeakMemory() as loading:
+        checkpoint = read_checkpoint(path, release)
+        model = build_model(checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16)
+    assert loading.peak < 0.05 * GIB
 
     assert _backbone_parameters(model) == release.parameters
     assert len(model.blocks) == architecture.depth
@@ -73,7 +76,9 @@ def test_version_at_full_size(name: str, tmp_path: Path) -> None:
     assert all(side % release.patch_size == 0 for side in release.preferred_resolution)
     assert list(model.adaptors) == list(release.adaptors)
 
-    outputs = _run(model)
+    with PeakMemory() as running:
+        outputs = _run(model)
+    assert running.peak < 0.5 * GIB
     backbone = outputs["backbone"] if release.adaptors else outputs
     width = architecture.width
     assert backbone.summary.shape == (1, width * SUMMARY_TOKENS.get(name, 3)) == (1, model.summary_dim)
