@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -53,8 +55,25 @@ def test_quantization():
 
 @pytest.mark.slow
 def test_gpu_script_on_a_cpu():
-    rows = _rows(
-        "gpu.py", "--tiny", "--device", "cpu", "--modes", "eager", "compiled", "--subjects", "radio"
-    )[1:]
-    assert [row[2:4] for row in rows] == [["radio", "eager"], ["radio", "compiled"]]
-    assert all(float(row[4]) > 0 for row in rows)
+    rows = _rows("gpu.py", "--tiny", "--device", "cpu", "--modes", "eager", "compiled")[1:]
+    subjects = ("radio", "transformers", "timm")
+    assert [row[3:5] for row in rows] == [[s, mode] for s in subjects for mode in ("eager", "compiled")]
+    assert all(float(row[5]) > 0 for row in rows)
+
+
+def test_gpu_script_starts_no_row_when_its_minutes_are_over():
+    assert len(_rows("gpu.py", "--tiny", "--device", "cpu", "--minutes", "0")) == 1
+
+
+def test_gpu_script_goes_on_after_a_failure_and_measures_the_goal_first(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu = importlib.import_module("gpu")
+    cases = gpu.plan(["ViT-L", "ViT-B"], [224, 512], [1, 32])
+    assert cases[:2] == [("ViT-L", 512, 32), ("ViT-B", 512, 32)] and len(set(cases)) == 8
+
+    def failing(x):
+        raise RuntimeError("CUDA error: out of memory")
+
+    x = torch.rand(1, 3, 64, 64)
+    assert gpu.row_of("tiny", failing, "eager", x, 1, 1.0) == ["out of memory", "", ""]
+    assert gpu.row_of("tiny", lambda x: x.nothing, "eager", x, 1, 1.0)[0].startswith("AttributeError: ")
