@@ -122,7 +122,7 @@ def export_model(
 
     Raises:
         ValueError: The suffix, the size or a dimension is not supported.
-        ExportError: The check failed; the file is not written.
+        ExportError: The check failed, or ONNX Runtime cannot run the file (bfloat16); the file is not written.
         MissingExtraError: ONNX packages are not installed.
     """
     path = Path(path)
@@ -278,7 +278,15 @@ def _compare(
 
 
 def _onnx_runner(path: Path, names: Sequence[str]) -> Any:
-    session = require("onnxruntime", "export").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    onnxruntime = require("onnxruntime", "export")
+    unsupported = onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except unsupported as error:
+        raise ExportError(
+            f"ONNX Runtime's CPU provider cannot run the file, so it cannot be checked: {error}; nothing was written. "
+            "Export in float32 or float16, or without the check"
+        ) from error
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
         values = session.run(list(names), {"pixels": pixels.numpy()})

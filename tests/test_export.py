@@ -166,6 +166,18 @@ def test_a_failed_check_writes_nothing(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_bfloat16_onnx_file_is_written_but_cannot_be_checked(reference, tmp_path):
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu", dtype="bfloat16")
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match=r"cannot run the file.*float32 or float16, or without the check"):
+        export_model(model, path, size=(32, 32), check=True)
+    assert not list(tmp_path.iterdir())
+    export_model(model, path, size=(32, 32))
+    assert onnx.TensorProto.BFLOAT16 in {
+        tensor.data_type for tensor in onnx.load(str(path)).graph.initializer
+    }
+
+
 def test_large_models_keep_their_weights_beside_the_file(reference, tmp_path, monkeypatch):
     model = load_model(reference / "upsample" / "checkpoint.pth.tar", device="cpu")
     monkeypatch.setattr("radio.export._PROTOBUF_LIMIT", 1000)
