@@ -13,7 +13,7 @@ from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.merged_outputs import MergedRadioOutput
 from radio.modeling.outputs import RadioOutput, Resolution
 from radio.modeling.radio_model import FeatureFormat, RADIONetwork
-from radio.token_merging import MergePlan, TokenMerging
+from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging
 
 _ImageOutput = RadioOutput | MergedRadioOutput
 
@@ -25,7 +25,7 @@ class Encoding:
     Attributes:
         summary: (1, D).
         features: Spatial features, (1, L, C) for "NLC" or (1, C, h, w) for "NCHW"; merged tokens (1, K, C) with
-            token merging.
+            `merge`, or with a `tome` that does not expand.
         summary_by_teacher: The part of the summary that was trained for each teacher, (1, C) each.
         adaptors: Each adaptor's own output, float32.
         backbone: The backbone's whole output; with token merging it also has the tokens' sizes and positions.
@@ -49,6 +49,7 @@ def encode_images(
     feature_fmt: FeatureFormat = "NLC",
     batch_size: int = 8,
     merge: TokenMerging | Sequence[TokenMerging] | None = None,
+    tome: InNetworkMerging | None = None,
 ) -> Encoding | list[Encoding]:
     """Features of images; see `RADIOModel.encode`."""
     if not isinstance(model.input_conditioner, InputConditioner):
@@ -66,7 +67,7 @@ def encode_images(
     encodings: list[Encoding] = []
     for start in range(0, len(sources), batch_size):
         group = [_prepare(model, source, size) for source in sources[start : start + batch_size]]
-        encodings += _encode_group(model, group, feature_fmt, merges[start : start + batch_size])
+        encodings += _encode_group(model, group, feature_fmt, merges[start : start + batch_size], tome)
     return encodings if several else encodings[0]
 
 
@@ -83,15 +84,19 @@ def _prepare(model: RADIONetwork, source: ImageInput, size: SizeSpec) -> Tensor:
 
 @torch.no_grad()
 def _encode_group(
-    model: RADIONetwork, images: list[Tensor], feature_fmt: FeatureFormat, merges: list[TokenMerging | None]
+    model: RADIONetwork,
+    images: list[Tensor],
+    feature_fmt: FeatureFormat,
+    merges: list[TokenMerging | None],
+    tome: InNetworkMerging | None,
 ) -> list[Encoding]:
     """One pass: a dense batch when all images have one size, packed otherwise."""
     same_size = len({image.shape for image in images}) == 1
     if same_size and all(merge == merges[0] for merge in merges):
-        batch = _named(model(torch.stack(images), feature_fmt, merge=merges[0]))
+        batch = _named(model(torch.stack(images), feature_fmt, merge=merges[0], tome=tome))
         outputs = [{name: _image(output, i) for name, output in batch.items()} for i in range(len(images))]
     else:
-        packed = model(images, feature_fmt, merge=None if merges[0] is None else merges)
+        packed = model(images, feature_fmt, merge=None if merges[0] is None else merges, tome=tome)
         outputs = [_named(output) for output in packed]
     return [_encoding(model, image, output) for image, output in zip(images, outputs, strict=True)]
 

@@ -16,7 +16,7 @@ from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, SizeSpec
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.radio_model import FeatureFormat, RADIONetwork
-from radio.token_merging import TokenMerging
+from radio.token_merging import InNetworkMerging, TokenMerging
 
 
 class RADIOModel(RADIONetwork):
@@ -35,6 +35,7 @@ class RADIOModel(RADIONetwork):
         feature_fmt: FeatureFormat = "NLC",
         batch_size: int = 8,
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
+        tome: InNetworkMerging | None = None,
     ) -> Encoding | list[Encoding]:
         """Features of one image or several, of any kind and size. No gradients.
 
@@ -46,6 +47,7 @@ class RADIOModel(RADIONetwork):
             feature_fmt: ``"NLC"`` for features (1, L, C), ``"NCHW"`` for (1, C, h, w).
             batch_size: Images per forward pass. Images of one size run as a batch, others packed.
             merge: Merge the spatial features to fewer tokens; one for all images or one for each.
+            tome: Merge tokens inside the network, which is faster and approximate; not with ViTDet windows.
 
         Returns:
             An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
@@ -56,7 +58,7 @@ class RADIOModel(RADIONetwork):
             RuntimeError: The preprocessor was made external.
             ValueError: A size, format or batch size that makes no sense.
         """
-        return encode_images(self, images, size, feature_fmt, batch_size, merge)
+        return encode_images(self, images, size, feature_fmt, batch_size, merge, tome)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.

@@ -203,6 +203,43 @@ def test_in_network_merging_with_intermediates_adaptors_and_merge() -> None:
     assert both["clip"].features.shape[1] == 5
 
 
+@pytest.mark.parametrize("proportional", [True, False])
+def test_in_network_merging_of_packed_images_is_that_of_each_alone(proportional: bool) -> None:
+    model = load_model(_checkpoint("v2_5"), adaptors=["clip"], device="cpu").requires_grad_(False)
+    images = [_images(3, h, w, seed=h) for h, w in ((64, 96), (16, 16), (112, 48), (80, 80))]
+    for expand in (True, False):
+        tome = InNetworkMerging(r=3, proportional_attention=proportional, expand=expand)
+        together = model(images, tome=tome)
+        for image, output in zip(images, together, strict=True):
+            alone = model(image[None], tome=tome)
+            for name in ("backbone", "clip"):
+                torch.testing.assert_close(output[name].summary, alone[name].summary, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(output[name].features, alone[name].features, rtol=1e-5, atol=1e-5)
+            if not expand:
+                ours, theirs = output["backbone"].plan, alone["backbone"].plan
+                assert torch.equal(ours.assignment, theirs.assignment) and ours.grid == theirs.grid
+
+
+def test_packed_intermediates_and_encode_merge_inside_the_network(model: RADIOModel) -> None:
+    images = [_images(3, h, w, seed=w) for h, w in ((64, 96), (48, 48))]
+    for expand in (True, False):
+        tome = InNetworkMerging(r=1, expand=expand)
+        together = model.forward_intermediates(images, [2, 11], output_fmt="NLC", tome=tome)
+        for image, (final, layers), encoding in zip(
+            images, together, model.encode(images, tome=tome), strict=True
+        ):
+            final_alone, layers_alone = model.forward_intermediates(
+                image[None], [2, 11], output_fmt="NLC", tome=tome
+            )
+            torch.testing.assert_close(final.features, final_alone.features, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(encoding.features, final_alone.features, rtol=1e-5, atol=1e-5)
+            for layer, alone in zip(layers, layers_alone, strict=True):
+                pair = (layer, alone) if expand else (layer.features, alone.features)
+                torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-5)
+    batch = model.encode([images[0], images[0].flip(-1)], tome=InNetworkMerging(r=1, expand=False))
+    assert [encoding.features.shape for encoding in batch] == [(1, 24 - 12, model.embed_dim)] * 2
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -232,8 +269,6 @@ def test_combinations_without_meaning_are_refused(model: RADIOModel) -> None:
         model(x, feature_fmt="NCHW", tome=InNetworkMerging(r=1, expand=False))
     with pytest.raises(ValueError, match="expand=True"):
         model(x, merge=TokenMerging(keep=6), tome=InNetworkMerging(r=1, expand=False))
-    with pytest.raises(ValueError, match="once per size"):
-        model([x[0]], tome=InNetworkMerging(r=1))
     with pytest.raises(ValueError, match="the network has 12"):
         model(x, tome=InNetworkMerging(r=[1, 2]))
     with pytest.raises(TypeError, match="merge must be a TokenMerging"):

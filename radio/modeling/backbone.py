@@ -113,7 +113,11 @@ class Backbone(nn.Module):
         return self._run_blocks(self.embed(x), layout, windows, collector, merging)
 
     def forward_packed(
-        self, images: Sequence[Tensor], windows: Windows | None = None, collector: Collector | None = None
+        self,
+        images: Sequence[Tensor],
+        windows: Windows | None = None,
+        collector: Collector | None = None,
+        merging: MergingPass | None = None,
     ) -> tuple[Tensor, PackedLayout]:
         """Run images of different sizes in one pass.
 
@@ -121,13 +125,15 @@ class Backbone(nn.Module):
             images: Normalised images, each (3, H, W) of its own size.
             windows: ViTDet windows; None for global attention in every block.
             collector: Takes intermediate outputs, in the packed layout.
+            merging: Merges patch tokens in every block; not together with windows.
 
         Returns:
             Packed tokens (1, sum of (T + L), C) before the final norm, and where each image's tokens lie.
         """
         grids = [self._grid(image) for image in images]
         layout = PackedLayout(self.num_prefix_tokens, grids, windows.side if windows else None)
-        return self._run_blocks(self._embed_packed(images, layout), layout, windows, collector), layout
+        tokens = self._embed_packed(images, layout)
+        return self._run_blocks(tokens, layout, windows, collector, merging), layout
 
     def _run_blocks(
         self,

@@ -8,22 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.block import Block
+from radio.modeling.block import Block, attend_all
 from radio.modeling.merged_outputs import MergedOutput, Reduction
 from radio.modeling.outputs import RadioOutput
-from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging
+from radio.modeling.packing import Segments
+from radio.token_merging import InNetworkMerging, TokenMerging
 from radio.token_merging.in_network import TokenState
 
 
 class MergingPass:
-    """One pass of a batch over the blocks, in which tokens merge.
+    """One pass over the blocks, in which tokens merge: a batch of one size, or images packed in a row.
+
+    Every image of a row merges among its own tokens, as if it were alone.
 
     Args:
         merging: How many tokens merge in which block.
         depth: Number of blocks.
-        num_prefix: Number T of prefix tokens, which never merge.
-        grid: Patches down and across.
-        batch: Number of images.
+        num_prefix: Number T of prefix tokens of an image, which never merge.
+        grids: Patches down and across: of the batch, or of each image in the row.
+        batch: Number of images of a batch; 1 for a row.
         device: Where the tokens are.
 
     Raises:
@@ -35,63 +38,83 @@ class MergingPass:
         merging: InNetworkMerging,
         depth: int,
         num_prefix: int,
-        grid: tuple[int, int],
+        grids: Sequence[tuple[int, int]],
         batch: int,
         device: torch.device,
     ) -> None:
         self._merging = merging
         self._schedule = merging.schedule(depth)
         self._num_prefix = num_prefix
-        self._state = TokenState.start(batch, grid, device)
+        self._states = [TokenState.start(batch, grid, device) for grid in grids]
 
     def run_block(self, index: int, block: nn.Module, tokens: Tensor) -> Tensor:
-        """Run one block on the current tokens (B, T + K, C); between its attention and its MLP some merge."""
+        """Run one block on the current tokens (B, N, C); between its attention and its MLP some merge."""
         assert isinstance(block, Block)
         q, k, v = block.attn.project(block.norm1(tokens))
         attended = self._attend(q, k, v).transpose(1, 2).reshape(tokens.shape)
         tokens = tokens + block.ls1(block.attn.proj(attended))
-        tokens, self._state = self._state.merge(tokens, k, self._num_prefix, self._schedule[index])
+        tokens = self._merge(tokens, k, self._schedule[index])
         return tokens + block.ls2(block.mlp(block.norm2(tokens)))
 
     def expand(self, tokens: Tensor) -> Tensor:
-        """Current tokens (B, T + K, C) on the full grid, (B, T + L, C): each patch has the values of its
-        token."""
-        patches = self.plan().unmerge(tokens[:, self._num_prefix :])
-        return torch.cat([tokens[:, : self._num_prefix], patches], dim=1)
+        """Current tokens on the full grids, T + L for each image: each patch has the values of its token."""
+        parts = []
+        for state, image in zip(self._states, tokens.split(self._lengths(), dim=1), strict=True):
+            prefix, merged = image[:, : self._num_prefix], image[:, self._num_prefix :]
+            parts += [prefix, state.plan().unmerge(merged)]
+        return torch.cat(parts, dim=1)
 
-    def plan(self) -> MergePlan:
-        """The merges so far, from the full grid to the current tokens."""
-        return self._state.plan()
+    def reductions(self) -> list[Reduction | None]:
+        """For every grid how to make outputs on it compact again; None when the full grid is wanted."""
+        if self._merging.expand:
+            return [None] * len(self._states)
+        return [Reduction(state.plan(), "mean") for state in self._states]
 
-    def reduction(self) -> Reduction | None:
-        """How to make outputs on the full grid compact again; None when the full grid is wanted."""
-        return None if self._merging.expand else Reduction(self.plan(), "mean")
+    def _lengths(self) -> list[int]:
+        """The number of tokens that each grid has now, prefix tokens included."""
+        return [self._num_prefix + state.sizes.shape[1] for state in self._states]
+
+    def _merge(self, tokens: Tensor, keys: Tensor, r: int) -> Tensor:
+        lengths = self._lengths()
+        parts = zip(self._states, tokens.split(lengths, dim=1), keys.split(lengths, dim=2), strict=True)
+        steps = [state.merge(image, image_keys, self._num_prefix, r) for state, image, image_keys in parts]
+        self._states = [state for _, state in steps]
+        return torch.cat([merged for merged, _ in steps], dim=1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if not self._merging.proportional_attention or self._state.nothing_merged:
-            return F.scaled_dot_product_attention(q, k, v)
-        bias = self._state.attention_bias(self._num_prefix, q.dtype)
+        biased = self._merging.proportional_attention and not all(s.nothing_merged for s in self._states)
+        if not biased:
+            alone = len(self._states) == 1
+            return attend_all(q, k, v) if alone else Segments(self._lengths()).attend(q, k, v)
+        images = zip(self._states, *(x.split(self._lengths(), dim=2) for x in (q, k, v)), strict=True)
+        return torch.cat([self._attend_by_size(*image) for image in images], dim=2)
+
+    def _attend_by_size(self, state: TokenState, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = state.attention_bias(self._num_prefix, q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(-1, -1, q.shape[2], -1))
 
 
+def reductions_of(merging: MergingPass | None, count: int) -> list[Reduction | None]:
+    """How the network merged each of `count` grids; None where it did not, or the full grid is wanted."""
+    return [None] * count if merging is None else merging.reductions()
+
+
 def plan_reduction(
-    features: Tensor, grid: tuple[int, int], merge: TokenMerging | None, merging: MergingPass | None
+    features: Tensor, grid: tuple[int, int], merge: TokenMerging | None, in_network: Reduction | None
 ) -> Reduction | None:
     """How the outputs shrink: as `merge` decides on these features (B, L, C), as the network merged, or
     not."""
-    if merge is not None:
-        return Reduction(merge.plan(features, grid), merge.mode)
-    return None if merging is None else merging.reduction()
+    return in_network if merge is None else Reduction(merge.plan(features, grid), merge.mode)
 
 
 def merge_output(
     output: RadioOutput | dict[str, RadioOutput],
     grid: tuple[int, int],
     merge: TokenMerging | None,
-    merging: MergingPass | None = None,
+    in_network: Reduction | None,
 ) -> RadioOutput | dict[str, RadioOutput] | MergedOutput:
     """An output with merged features, or as it is if nothing asks for that."""
-    reduction = plan_reduction(backbone_features(output), grid, merge, merging)
+    reduction = plan_reduction(backbone_features(output), grid, merge, in_network)
     return output if reduction is None else reduction.apply(output)
 
 
@@ -164,9 +187,4 @@ def check_merging(
         raise ValueError(
             "merging inside the network takes patches out of their ViTDet windows; load the model with "
             "vitdet_window_size=None, or merge the final features with merge=TokenMerging(...)"
-        )
-    if tome is not None and not one_size:
-        raise ValueError(
-            "merging inside the network needs a batch of images of one size, got a list; call the model once "
-            "per size, or merge the final features with merge=TokenMerging(...)"
         )

@@ -20,7 +20,7 @@ from radio.modeling.intermediates import (
     IntermediateCollector,
     resolve_indices,
 )
-from radio.modeling.merged_outputs import MergedOutput, MergedRadioOutput
+from radio.modeling.merged_outputs import MergedOutput, MergedRadioOutput, Reduction
 from radio.modeling.merging import (
     MergingPass,
     backbone_features,
@@ -28,6 +28,7 @@ from radio.modeling.merging import (
     merge_output,
     merging_per_image,
     plan_reduction,
+    reductions_of,
 )
 from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
 from radio.modeling.outputs import RadioOutput, Resolution
@@ -187,7 +188,7 @@ class RADIONetwork(nn.Module):
             feature_fmt: ``"NLC"`` for features (B, L, C), ``"NCHW"`` for (B, C, H/P, W/P).
             merge: Merge the final features to fewer tokens, ``"NLC"`` only; for a list of images one for all or
                 one for each.
-            tome: Merge tokens inside the network, which is faster and approximate; a batch of one size, no windows.
+            tome: Merge tokens inside the network, which is faster and approximate; not with ViTDet windows.
 
         Returns:
             `RadioOutput` (summary (B, D), features); with adaptors a dict of them: ``"backbone"`` and one float32
@@ -204,18 +205,22 @@ class RADIONetwork(nn.Module):
             self._check_images(x)
             grid = self._grid(x)
             assert not isinstance(merge, Sequence)
-            merging = self._merging_pass(tome, x)
+            merging = self._merging_pass(tome, [grid], len(x))
             tokens = self.backbone(self.input_conditioner(x), self._windows(), merging=merging)
             output = self._outputs(self.backbone.norm(tokens), grid, feature_fmt)
-            return merge_output(output, grid, merge, merging)
+            [in_network] = reductions_of(merging, 1)
+            return merge_output(output, grid, merge, in_network)
         images = self._conditioned_list(x)
         merges = merging_per_image(merge, len(images))
-        outputs: list[Output] = []
+        results: list[Output | MergedOutput] = []
         for pack in self._packs(images):
-            tokens, layout = self.backbone.forward_packed(images[pack], self._windows())
-            outputs += self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
-        grids = [self._grid(image) for image in images]
-        return [merge_output(*each) for each in zip(outputs, grids, merges, strict=True)]
+            grids = [self._grid(image) for image in images[pack]]
+            merging = self._merging_pass(tome, grids)
+            tokens, layout = self.backbone.forward_packed(images[pack], self._windows(), merging=merging)
+            outputs = self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
+            in_networks = reductions_of(merging, len(grids))
+            results += map(merge_output, outputs, grids, merges[pack], in_networks)
+        return results
 
     def forward_intermediates(
         self,
@@ -283,23 +288,26 @@ class RADIONetwork(nn.Module):
             self._check_images(x)
             grid = self._grid(x)
             collector = start_collecting(prefix_mask=self._prefix_mask([grid]))
-            merging = self._merging_pass(tome, x)
+            merging = self._merging_pass(tome, [grid], len(x))
             tokens = self.backbone(self.input_conditioner(x), self._windows(), collector, merging)
             final = None if intermediates_only else self._outputs(self._final(tokens), grid, output_fmt)
             assert not isinstance(merge, Sequence)
-            return finish(final, collector.outputs, grid, merge, merging)
+            [in_network] = reductions_of(merging, 1)
+            return finish(final, collector.outputs, grid, merge, in_network)
         images = self._conditioned_list(x)
         merges = merging_per_image(merge, len(images))
         results: list[IntermediateOutput] = []
         for pack in self._packs(images):
             grids = [self._grid(image) for image in images[pack]]
             collector = start_collecting(prefix_mask=self._prefix_mask(grids))
-            tokens, layout = self.backbone.forward_packed(images[pack], self._windows(), collector)
+            merging = self._merging_pass(tome, grids)
+            tokens, layout = self.backbone.forward_packed(images[pack], self._windows(), collector, merging)
             finals: Sequence[Output | None] = [None] * len(grids)
             if not intermediates_only:
                 finals = self._packed_outputs(self._final(tokens), layout, output_fmt)
             collected = zip(*(layout.images(output) for output in collector.outputs), strict=True)
-            results += [finish(*each) for each in zip(finals, collected, grids, merges[pack], strict=True)]
+            in_networks = reductions_of(merging, len(grids))
+            results += map(finish, finals, collected, grids, merges[pack], in_networks)
         return results
 
     def _intermediate_result(
@@ -308,7 +316,7 @@ class RADIONetwork(nn.Module):
         collected: Sequence[Tensor],
         grid: tuple[int, int],
         merge: TokenMerging | None,
-        merging: MergingPass | None = None,
+        in_network: Reduction | None,
         *,
         norm: bool,
         output_fmt: FeatureFormat,
@@ -320,7 +328,8 @@ class RADIONetwork(nn.Module):
             final: The final output, or None to leave it out.
             collected: Tokens (B, T + L, C) after every block taken.
             grid: Patches down and across.
-            merge, merging, norm, output_fmt, return_prefix_tokens: As asked for.
+            in_network: How the network merged tokens, if merged tokens are wanted.
+            merge, norm, output_fmt, return_prefix_tokens: As asked for.
         """
         prefix = self.num_summary_tokens
         outputs = [self.backbone.norm(tokens) if norm else tokens for tokens in collected]
@@ -331,7 +340,7 @@ class RADIONetwork(nn.Module):
             else features
         )
         decided_on = features[-1] if final is None else backbone_features(final)
-        reduction = plan_reduction(decided_on, grid, merge, merging)
+        reduction = plan_reduction(decided_on, grid, merge, in_network)
         if reduction is None:
             return intermediates if final is None else (final, intermediates)
         merged = [reduction.apply(each) for each in intermediates]
@@ -350,11 +359,12 @@ class RADIONetwork(nn.Module):
     def _windows(self) -> Windows | None:
         return None if self.window_size is None else Windows(self.window_size, self._schedule)
 
-    def _merging_pass(self, tome: InNetworkMerging | None, x: Tensor) -> MergingPass | None:
+    def _merging_pass(
+        self, tome: InNetworkMerging | None, grids: Sequence[tuple[int, int]], batch: int = 1
+    ) -> MergingPass | None:
         if tome is None:
             return None
-        depth, prefix = self.config.depth, self.num_summary_tokens
-        return MergingPass(tome, depth, prefix, self._grid(x), x.shape[0], x.device)
+        return MergingPass(tome, self.config.depth, self.num_summary_tokens, grids, batch, self.device)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
