@@ -7,8 +7,7 @@ which, and how to step into ViTDet windows and out of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby, pairwise
 from typing import Protocol
 
@@ -184,21 +183,22 @@ class PackedLayout:
         prefix: Number T of prefix tokens of each image.
         grids: Each image's patches down and across.
         window: Side of the ViTDet windows in patches, or None.
+        segments: The tokens of each image.
     """
 
     prefix: int
     grids: Sequence[Grid]
     window: int | None = None
+    segments: Segments = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made here, not when first used: the lock of a cached property breaks the graph of torch.compile.
+        object.__setattr__(self, "segments", Segments(self.prefix + count for count in self.patch_counts))
 
     @property
     def patch_counts(self) -> list[int]:
         """Number of patches of each image."""
         return [h * w for h, w in self.grids]
-
-    @cached_property
-    def segments(self) -> Segments:
-        """The tokens of each image."""
-        return Segments(self.prefix + count for count in self.patch_counts)
 
     def images(self, tokens: Tensor) -> list[Tensor]:
         """Each image's own tokens, (1, T + L, C)."""

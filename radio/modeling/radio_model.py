@@ -372,7 +372,7 @@ class RADIONetwork(nn.Module):
     def _summary(self, tokens: Tensor) -> Tensor:
         if self.config.summary_pool == "mean":
             return tokens[:, self.num_summary_tokens :].mean(dim=1)
-        return tokens[:, list(self.config.summary_idxs)].flatten(1)
+        return torch.cat([tokens[:, i] for i in self.config.summary_idxs], dim=1)
 
     def _spatial_features(self, patches: Tensor) -> Tensor:
         return patches if self.feature_normalizer is None else self.feature_normalizer(patches)

@@ -107,6 +107,19 @@ def test_intermediates_compile(reference):
             assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("windows", [{}, {"vitdet_window_size": 2, "vitdet_num_windowed": 2}])
+def test_packed_images_are_one_graph(reference, windows):
+    model = _load(reference, "layer_scale_norm", **windows)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    step = model.min_resolution_step
+    images = [_image(1, h * step, w * step)[0] for h, w in [(2, 3), (3, 2), (2, 2)]]
+    with torch.inference_mode():
+        for actual, expected in zip(compiled(images), model(images), strict=True):
+            _assert_same(actual, expected)
+    assert counter.frame_count == 1
+
+
 def test_unsupported_sizes_are_still_refused(reference):
     model = _load(reference, "upsample")
     compiled = torch.compile(model, dynamic=True, backend="eager")
