@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
@@ -128,7 +129,7 @@ def _fetch(
     token: str | bool | None,
     progress: bool,
 ) -> Path:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    endpoint = _endpoint()
     url = f"{endpoint}/{repository}/resolve/{revision or 'main'}/{filename}"
     if not local_files_only and not _in_cache(repository, filename, cache_dir, revision):
         _check_reachable(endpoint, _absent(repository, filename, url))
@@ -152,6 +153,25 @@ def _fetch(
         ) from error
     except (OSError, HTTPError) as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
+
+
+def check_hub(repository: str, filenames: Sequence[str], otherwise: str) -> None:
+    """Fail at once where another library would ask the Hub in vain for up to a minute.
+
+    Args:
+        repository: What is about to be loaded from.
+        filenames: Files of which one is in the cache if the repository was ever loaded from; then nothing is asked.
+        otherwise: The message.
+
+    Raises:
+        DownloadError: None of the files is in the cache and the Hub cannot be reached.
+    """
+    if not any(_in_cache(repository, name, None, None) for name in filenames):
+        _check_reachable(_endpoint(), otherwise)
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def _check_reachable(endpoint: str, otherwise: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def do_GET(self) -> None:
-        self._answer(with_body=True)
+        asked = re.match(r"/api/models/(.+/.+)/(revision|tree)/", self.path)
+        if asked is None:
+            self._answer(with_body=True)
+            return
+        folder = f"{asked[1]}/resolve/main/"
+        files = {
+            name.removeprefix(folder): path for name, path in self.files.items() if name.startswith(folder)
+        }
+        if asked[2] == "tree":
+            self._json(
+                [
+                    {"type": "file", "path": name, "size": path.stat().st_size, "oid": COMMIT}
+                    for name, path in files.items()
+                ]
+            )
+        else:
+            self._json({"id": asked[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -67,7 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         self.requests.append((self.command, self.path, self.headers.get("Range", "")))
-        file = self.files.get(self.path.split("?")[0].lstrip("/"))
+        file = self.files.get(
+            self.path.split("?")[0].lstrip("/").replace(f"resolve/{COMMIT}/", "resolve/main/")
+        )
         if file is None:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from radio.errors import CheckpointError
-from radio.text import open_clip_tower, siglip2_tower
 from radio.text.tower import TextTower, Tokenizer
 
 _TYPES = ("open_clip", "siglip2")
@@ -143,12 +142,16 @@ class LazyTextEncoder:
 
     @cached_property
     def _tokenize(self) -> Tokenizer:
+        from radio.text import open_clip_tower, siglip2_tower
+
         if self.kind == "siglip2":
             return siglip2_tower.load_tokenizer(self.model, self.weights)
         return open_clip_tower.load_tokenizer(self.model, self.weights)
 
     @cached_property
     def _tower(self) -> TextTower:
+        from radio.text import open_clip_tower, siglip2_tower
+
         if self.kind == "siglip2":
             return siglip2_tower.load_tower(self.model, self.weights)
         return open_clip_tower.load_tower(self.model, self.pretrained, self.weights)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
+from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
 from radio.text.tower import TextTower, Tokenizer
@@ -30,6 +33,12 @@ _WEIGHT_FILES = (
     "model.safetensors",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
+_TOKENIZER_PATTERNS = [
+    *_TOKENIZER_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
 
 
 def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
@@ -88,21 +97,25 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     options = text.get("tokenizer_kwargs") or {}
     if not repository:
         return open_clip.SimpleTokenizer(context_length=length, **options)
-    source = repository
-    if weights is not None:
-        folder = weights if weights.is_dir() else weights.parent
-        if any((folder / name).is_file() for name in _TOKENIZER_FILES):
-            source = str(folder)
+    folder = _folder_of(weights)
+    message = (
+        f"cannot load the tokenizer of {model} from {folder or repository!r}: put tokenizer.json and "
+        f"tokenizer_config.json of https://huggingface.co/{repository} next to a local copy of the weights, and "
+        "pass that as text_weights=..."
+    )
     try:
+        if folder is None or not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            check_hub(repository, ["tokenizer_config.json"], message)
+            folder = Path(snapshot_download(repository, allow_patterns=_TOKENIZER_PATTERNS))
         return open_clip.tokenizer.HFTokenizer(
-            source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
+            str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
         )
     except (OSError, ValueError) as error:
-        raise DownloadError(
-            f"cannot load the tokenizer of {model} from {source!r}: put tokenizer.json and "
-            f"tokenizer_config.json of https://huggingface.co/{repository} next to a local "
-            "copy of the weights, and pass that as text_weights=..."
-        ) from error
+        raise DownloadError(message) from error
+
+
+def _folder_of(weights: Path | None) -> Path | None:
+    return weights if weights is None or weights.is_dir() else weights.parent
 
 
 def _registry_name(model: str) -> str:
@@ -138,16 +151,18 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
     if not row:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise CheckpointError(f"open_clip has no weights {pretrained!r} for {model!r}; it has: {tags}")
+    repository, filename = posixpath.split(row.get("hf_hub") or "")
+    source = f"https://huggingface.co/{repository}" if repository else row.get("url")
+    message = (
+        f"cannot download the text tower {model} ({pretrained}): get open_clip_model.safetensors or "
+        f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=..."
+    )
     try:
+        if repository:
+            check_hub(repository, [filename] if filename else _WEIGHT_FILES, message)
         return Path(open_clip.download_pretrained(row))
     except (OSError, RuntimeError) as error:
-        source = (
-            f"https://huggingface.co/{row['hf_hub'].rstrip('/')}" if row.get("hf_hub") else row.get("url")
-        )
-        raise DownloadError(
-            f"cannot download the text tower {model} ({pretrained}): get open_clip_model.safetensors or "
-            f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=..."
-        ) from error
+        raise DownloadError(message) from error
 
 
 def _empty_tower(config: dict[str, Any], quick_gelu: bool, model: str) -> torch.nn.Module:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor
 
+from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
 from radio.text.canonical import canonicalize
@@ -117,10 +119,10 @@ def _find(model: str, weights: Path | None, name: str) -> Path | None:
     """A file of the local folder or of the repository, downloaded if need be; None if it cannot be had."""
     if weights is not None:
         return weights / name if (weights / name).is_file() else None
-    hub = require("huggingface_hub", "text")
     repository = _repository(model)
     try:
-        return Path(hub.hf_hub_download(repository, name))
+        check_hub(repository, [name], f"{name} is not in the cache and the Hub cannot be reached")
+        return Path(hf_hub_download(repository, name))
     except (OSError, ValueError) as error:
         logger.debug("no %s in %s: %s", name, repository, error)
         return None
