@@ -238,9 +238,12 @@ def _staged(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         yield Path(folder) / path.name
+        files = list(Path(folder).iterdir())
         # The file that people open comes last, so it never lacks the weights beside it.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+        for file in sorted(files, key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
+        if path.suffix == ".onnx" and len(files) == 1:  # a larger model may have been here before
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:

@@ -139,6 +139,11 @@ def open_checkpoint(
     name = str(version_or_path)
     if not name:
         raise ValueError("an empty version; give a version such as 'radio_v2.5-l', or a path")
+    if name.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{name!r} is an address; give a version, a repository as 'owner/name', or the path of a file that you "
+            "downloaded"
+        )
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
         return read_checkpoint(name)
     options = (cache_dir, revision, local_files_only, token, progress)
@@ -181,6 +186,12 @@ def _with_choices(config: RadioConfig, **choices: int | bool | None) -> RadioCon
     window = chosen.get("vitdet_window_size")
     if window is not None and window < 1:
         raise ValueError(f"vitdet_window_size must be at least 1 patch, got {window}")
+    largest = config.max_resolution // config.patch_size
+    if window is not None and window > largest:
+        raise ValueError(
+            f"vitdet_window_size={window} makes windows of {window * config.patch_size} pixels, but the largest image "
+            f"of this model has {config.max_resolution}; at most {largest} patches"
+        )
     if "vitdet_num_global" in chosen:
         config = replace(config, vitdet_num_windowed=None)
     return replace(config, **chosen)

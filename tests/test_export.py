@@ -186,6 +186,10 @@ def test_large_models_keep_their_weights_beside_the_file(reference, tmp_path, mo
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     pixels = _pixels(1, 64, 64)
     _assert_same(_run(path, pixels), _expected(model, pixels))
+    monkeypatch.undo()
+    export_model(model, path, size=(64, 64))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    _assert_same(_run(path, pixels), _expected(model, pixels))
 
 
 def test_training_mode_is_refused(reference, tmp_path):

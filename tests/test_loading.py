@@ -45,7 +45,12 @@ def test_device_and_dtype(path):
         ({"device": "banana"}, "device 'banana' cannot be used here.*'cpu' always works"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"device": None}, "device 'None' cannot be used here"),
+        ({"version_or_path": "https://huggingface.co/nvidia/RADIO"}, "is an address; give a version"),
         ({"vitdet_window_size": 0}, "at least 1 patch"),
+        (
+            {"vitdet_window_size": 129},
+            "windows of 2064 pixels, but the largest image .* has 2048; at most 128",
+        ),
         ({"vitdet_window_size": 2, "vitdet_num_global": 0}, "vitdet_num_global must be at least 1"),
         ({"text_weights": {"siglip": "x"}, "adaptors": ["clip"]}, "not among the loaded adaptors"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 from radio.catalog import Release, find_release, find_release_of_file
 from radio.checkpoints.describe import describe
 from radio.checkpoints.guard import refuse_malformed, summary
-from radio.checkpoints.hub_repo import read_hub_content, read_hub_repo
+from radio.checkpoints.hub_repo import CONFIG, INDEX, read_hub_content, read_hub_repo
 from radio.checkpoints.spectral import fold_spectral
 from radio.checkpoints.torch_file import read_torch_content, read_torch_file
 from radio.config import RadioConfig
@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
 
     Args:
         path: A torch file (``*.pth.tar``), a Hub folder (``config.json`` with ``model.safetensors``), or a
-            ``.safetensors`` file with its ``config.json`` beside it.
+            ``.safetensors`` file with its ``config.json`` beside it; or the ``config.json`` itself.
         release: The catalogue's row, when the caller knows which version this is. Otherwise a repository's config
             names the version, and a torch file's own name does. What the catalogue says about a version
             fills in what the file leaves open.
@@ -48,6 +48,8 @@ def read_checkpoint(path: str | Path, release: Release | None = None) -> Checkpo
         CheckpointError: The file is missing, damaged, unsafe, or does not hold a RADIO model.
     """
     path = _existing(path)
+    if path.name in (CONFIG, INDEX):
+        path = path.parent
     raw = read_hub_repo(path) if _is_hub_layout(path) else read_torch_file(path)
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))

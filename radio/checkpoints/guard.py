@@ -55,7 +55,7 @@ def refuse_placeholder(path: Path) -> None:
         raise CheckpointError(f"{path} cannot be read ({summary(error)})") from error
     if not head:
         raise CheckpointError(f"{path} is empty; download it again")
-    if head.lstrip()[:1] == b"<":
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise CheckpointError(f"{path} is a web page, not a weights file; download the file itself")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(

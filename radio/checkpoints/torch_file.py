@@ -121,7 +121,9 @@ def _load(path: Path) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} cannot be read safely; refused ({summary(error)})") from error
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, so it cannot be read safely; refused"
+        ) from error
     except Exception as error:  # a damaged pickle can fail in any way inside torch's reader
         raise CheckpointError(
             f"{path} is damaged or not a torch checkpoint ({summary(error)}); download it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -109,6 +110,19 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"there is no image file {str(path)!r}")
     return found
+
+
+def keep_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to write a result over something that the command reads. Names of models may be among the inputs.
+
+    Raises:
+        ValueError: The output is one of the inputs, under this name or another.
+    """
+    for path in inputs:
+        if path is None or not (os.path.exists(output) and os.path.exists(path)):
+            continue
+        if os.path.samefile(output, path):
+            raise ValueError(f"{output} is an input of this command; give another output")
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from radio.cli.common import MODEL_HELP, file_size, positive, print_table
+from radio.cli.common import MODEL_HELP, file_size, keep_inputs, positive, print_table
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _DYNAMIC = ("batch", "height", "width")
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
+    keep_inputs(args.output, [args.model])
     from radio import load_model
     from radio.export import export_model, output_names
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import add_model_arguments, find_images, load, positive, progress, written_at_once
+from radio.cli.common import (
+    add_model_arguments,
+    find_images,
+    keep_inputs,
+    load,
+    positive,
+    progress,
+    written_at_once,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images and write what comes out."""
     images = find_images(args.images)
     targets = _targets(args.output, images)
+    for target in targets:
+        keep_inputs(target, [*images, args.model])
     model = load(args)
     identity = _identity(model, args)
     shapes: set[tuple[int, ...]] = set()

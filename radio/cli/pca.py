@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import add_model_arguments, find_images, load, positive, progress, written_at_once
+from radio.cli.common import (
+    add_model_arguments,
+    find_images,
+    keep_inputs,
+    load,
+    positive,
+    progress,
+    written_at_once,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
     from radio.tasks.video import VIDEO_SUFFIXES
 
+    if args.save_fit:
+        keep_inputs(args.save_fit, [*args.inputs, args.model])
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
         raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
@@ -92,6 +102,9 @@ def _run_images(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output} is a file; images need a folder")
     paths = find_images(args.inputs)
     names = _names(paths)
+    fixed = [f"{name}.png" for name in names if args.side_by_side]
+    for name in (*fixed, *map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))):
+        keep_inputs(args.output / name, paths)
     fit = PCAFit.load(args.fit) if args.fit else None
     model = load(args, adaptors=_adaptors(args))
     if fit is None:
@@ -102,8 +115,8 @@ def _run_images(args: argparse.Namespace) -> None:
     for path, name in progress(list(zip(paths, names, strict=True)), len(paths), "drawing"):
         rows.append(_draw_image(model, fit, path, name, args))
         if len(rows) == _SHEET_ROWS or path is paths[-1]:
+            _save_sheet(rows, args.output / _sheet_name(sheets))
             sheets += 1
-            _save_sheet(rows, args.output / f"contact-sheet{f'-{sheets}' if sheets > 1 else ''}.png")
             rows = []
     print(f"wrote {args.output}")
     shares = ", ".join(f"{share:.0%}" for share in fit.explained.tolist())
@@ -168,6 +181,7 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     if len(args.sizes) > 1:
         raise ValueError(f"a video has one size, got {len(args.sizes)}: {','.join(args.sizes)}")
     check_video_name(args.output)
+    keep_inputs(args.output, [path, args.fit, args.model])
     size = args.sizes[0]
     video = describe_video(path)
     fit = PCAFit.load(args.fit) if args.fit else None
@@ -195,6 +209,10 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     )
     print(f"wrote {args.output}")
     print(f"frames: {frames}, {float(video.frame_rate):.4g} per second")
+
+
+def _sheet_name(number: int) -> str:
+    return f"contact-sheet{f'-{number + 1}' if number else ''}.png"
 
 
 def _save_sheet(rows: list[list[Panel]], path: Path) -> None:

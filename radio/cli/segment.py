@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from radio.cli.common import add_model_arguments, positive, print_table, written_at_once
+from radio.cli.common import add_model_arguments, keep_inputs, positive, print_table, written_at_once
 from radio.cli.words import add_label_arguments, load_with_text, read_labels
 
 
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.tasks.segmentation import draw, segment
     from radio.tasks.zero_shot import PHOTO_TEMPLATES
 
+    keep_inputs(args.output, [args.image, args.labels_file, args.model])
     labels = read_labels(args)
     pixels = load_image(args.image)
     model, adaptor = load_with_text(args)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import add_model_arguments, load, written_at_once
+from radio.cli.common import add_model_arguments, keep_inputs, load, written_at_once
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the picture."""
     _check(args)
+    output = args.output or Path(f"{args.images[0].stem}-{'attention' if args.attention else 'similar'}.png")
+    keep_inputs(output, [*args.images, args.model])
     model = load(args, adaptors=[args.adaptor] if args.adaptor else [])
     picture = _attention(model, args) if args.attention else _similarity(model, args)
-    output = args.output or Path(f"{args.images[0].stem}-{'attention' if args.attention else 'similar'}.png")
     with written_at_once(output) as temporary:
         picture.save(temporary)
     print(f"wrote {output}")

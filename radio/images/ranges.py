@@ -55,7 +55,7 @@ def _mistake(lowest: float, highest: float) -> str:
             "out. The model normalises by itself"
         )
     if lowest >= 0 and highest <= 255:
-        return "That looks like 0…255: divide by 255, or pass it as uint8"
+        return "That looks like 0…255: divide by 255, or make it 8-bit (uint8)"
     if lowest >= 0 and highest <= 65535:
-        return "That looks like 16-bit values: divide by 65535, or pass it as uint16"
+        return "That looks like 16-bit values: divide by 65535, or make it 16-bit (uint16)"
     return "Scale the values to [0, 1], where 0 is black and 1 is full intensity"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Literal
 
 import torch
@@ -26,7 +27,8 @@ def resolve_indices(indices: int | Sequence[int] | None, depth: int) -> list[int
     """
     if indices is None:
         return list(range(depth))
-    if isinstance(indices, int):
+    if not isinstance(indices, Iterable):
+        indices = index(indices)
         if not 1 <= indices <= depth:
             raise ValueError(f"indices={indices} asks for that many last blocks; the model has {depth}")
         return list(range(depth - indices, depth))

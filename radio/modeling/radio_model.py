@@ -205,7 +205,7 @@ class RADIONetwork(nn.Module):
             self._check_images(x)
             grid = self._grid(x)
             assert not isinstance(merge, Sequence)
-            merging = self._merging_pass(tome, [grid], len(x))
+            merging = self._merging_pass(tome, [grid], x.shape[0])
             tokens = self.backbone(self.input_conditioner(x), self._windows(), merging=merging)
             output = self._outputs(self.backbone.norm(tokens), grid, feature_fmt)
             [in_network] = reductions_of(merging, 1)
@@ -288,7 +288,7 @@ class RADIONetwork(nn.Module):
             self._check_images(x)
             grid = self._grid(x)
             collector = start_collecting(prefix_mask=self._prefix_mask([grid]))
-            merging = self._merging_pass(tome, [grid], len(x))
+            merging = self._merging_pass(tome, [grid], x.shape[0])
             tokens = self.backbone(self.input_conditioner(x), self._windows(), collector, merging)
             final = None if intermediates_only else self._outputs(self._final(tokens), grid, output_fmt)
             assert not isinstance(merge, Sequence)
@@ -429,6 +429,11 @@ class RADIONetwork(nn.Module):
         return packs(lengths, images[0].device)
 
     def _conditioned_list(self, x: Sequence[Tensor]) -> list[Tensor]:
+        if not isinstance(x, Sequence) or isinstance(x, str):
+            raise TypeError(
+                f"expected a tensor (B, 3, H, W) or a list of tensors, got {type(x).__name__}; "
+                "model.encode(...) takes paths, PIL images and arrays"
+            )
         images = []
         for image in x:
             if not isinstance(image, Tensor):

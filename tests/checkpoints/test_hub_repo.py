@@ -215,8 +215,9 @@ def test_remote_code_is_never_run(folder, tmp_path):
     assert "auto_map" not in (tmp_path / "saved" / "config.json").read_text()
 
 
-def test_the_weights_file_itself_can_be_given(folder):
-    assert load_model(folder / "model.safetensors", device="cpu").embed_dim == 32
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_of_the_folder_can_be_given(folder, name):
+    assert load_model(folder / name, device="cpu").embed_dim == 32
 
 
 def test_content_as_stored(folder):

@@ -64,6 +64,7 @@ def test_threads_may_read_at_the_same_time(good):
         (b"", "is empty; download it again"),
         (b"<!DOCTYPE html><html>404</html>", "is a web page"),
         (b"\n  <html>", "is a web page"),
+        (b"\xef\xbb\xbf\r\n<html>", "is a web page"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "Git LFS pointer.*git lfs pull",

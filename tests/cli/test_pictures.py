@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,6 +122,38 @@ def test_pca_says_what_is_wrong(words, message, small, clip, model, tmp_path, mo
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pca", "{clip}", "-o", "{clip}"],
+        ["pca", "photo.png", "-o", ".", "--side-by-side"],
+        ["pca", "contact-sheet.png", "-o", "."],
+        ["pca", "photo.png", "-o", "out", "--save-fit", "photo.png"],
+        ["similar", "photo.png", "--at", "9,9", "-o", "link.png"],
+        ["similar", "clip.jpg", "photo.png", "--at", "9,9", "-o", "photo.png"],
+        ["segment", "photo.png", "--labels", "cat,dog", "-o", "./photo.png"],
+        ["features", "photo.png", "-o", "{checkpoint}.safetensors"],
+        ["export", "-o", "{checkpoint}.safetensors"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    words, small, clip, reference, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Image.open(small[0]) as photo:
+        for name in ("photo.png", "contact-sheet.png", "clip.jpg"):
+            photo.save(name)
+    Path("link.png").symlink_to("photo.png")
+    video = Path(shutil.copy(clip, "clip.mp4"))
+    weights = Path(shutil.copytree(reference / "hf_repo", "weights"), "model.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = [word.format(clip=video, checkpoint=weights.with_suffix("")) for word in words]
+    model = [str(weights)] if words[0] == "export" else ["--model", str(weights)]
+    assert main([*arguments, *model]) == 1
+    assert "is an input of this command; give another output" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_similar_is_highest_at_the_chosen_patch(small, model, tmp_path):

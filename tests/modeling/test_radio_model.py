@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -199,6 +200,20 @@ def test_intermediates_stop_early_gives_the_same(model):
     assert all(torch.equal(a, b) for a, b in zip(full, early, strict=True))
     final, _ = model.forward_intermediates(x, indices=[1], stop_early=True, output_fmt="NLC")
     assert torch.equal(final.features, model(x).features)
+
+
+def test_intermediates_take_every_kind_of_whole_number(model):
+    x = _images()
+    expected = model.forward_intermediates(x, 2, intermediates_only=True)
+    for indices in (np.int64(2), np.array([-2, -1]), (model.config.depth - 2, -1)):
+        same = model.forward_intermediates(x, indices, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(same, expected, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [None, "photo.jpg", np.zeros((1, 3, 64, 64), np.float32), 3])
+def test_what_is_no_tensor_is_named(model, wrong):
+    with pytest.raises(TypeError, match=f"got {type(wrong).__name__}; model.encode"):
+        model(wrong)
 
 
 def test_stop_early_skips_the_later_blocks(model):
