@@ -77,7 +77,12 @@ def make_teacher(args: argparse.Namespace, device: object) -> Teacher | Mapping[
     if args.teacher == "none" or not args.adaptor:
         return None
     if args.teacher == "dinov2":
-        return TimmTeacher(args.teacher_architecture, args.teacher_weights, device)
+        try:
+            return TimmTeacher(args.teacher_architecture, args.teacher_weights, device)
+        except radio.DownloadError as error:
+            raise SystemExit(
+                f"{error} (--teacher-weights), or compare without a teacher (--teacher none)"
+            ) from error
     return saved_teacher(args.teacher)
 
 

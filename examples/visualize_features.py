@@ -21,7 +21,9 @@ from radio.tasks.spatial import spatial_features
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    model = radio.load_model(args.model, adaptors=[args.adaptor] if args.adaptor else None)
+    model = radio.load_model(
+        args.model, adaptors=[args.adaptor] if args.adaptor else None, device=args.device
+    )
     sizes = args.sizes.split(",")
 
     accumulator = PCAAccumulator()
@@ -50,6 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--adaptor", help="show a teacher's features: sam, dino_v2, …")
     parser.add_argument("--sizes", default="432,512,768,1024", help="short sides")
     parser.add_argument("--side", type=int, default=288, help="of a picture on the sheet, in pixels")

@@ -23,7 +23,9 @@ from radio.tasks.video import describe_video, draw_video, read_frames, sample_fr
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    model = radio.load_model(args.model)
+    if args.output.exists() and args.output.samefile(args.video):
+        raise SystemExit(f"{args.output} is the video itself; give another output")
+    model = radio.load_model(args.model, device=args.device)
     video = describe_video(args.video)
 
     accumulator = PCAAccumulator()
@@ -45,6 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("video", type=Path)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--size", help="short side of the frames in the model, in pixels")
     parser.add_argument("--fit-frames", type=int, default=32)
     parser.add_argument("-o", "--output", type=Path, default=Path("features.mp4"))

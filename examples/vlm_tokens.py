@@ -153,7 +153,7 @@ def main() -> None:
         answers = language_model.generate(**inputs, max_new_tokens=8, do_sample=False)
     for path, encoding, answer in zip(args.images, encodings, answers, strict=True):
         tokens, patches = encoding.features.shape[1], encoding.grid[0] * encoding.grid[1]
-        print(f"{path.name}: {patches} patches -> {tokens} tokens -> {bytes(answer.tolist())!r}")
+        print(f"{path.name}: {patches} patches -> {tokens} tokens -> {len(answer)} bytes of (random) answer")
     if args.picture:
         paint(args.images[0], encodings[0]).save(args.picture)
         print(f"wrote {args.picture}")

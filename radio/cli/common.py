@@ -108,7 +108,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise FileNotFoundError(f"there is no image file {str(path)!r}")
+            hint = "; patterns are for the shell: leave out the quotes" if "*" in path.name else ""
+            raise FileNotFoundError(f"there is no image file {str(path)!r}{hint}")
     return found
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from radio.download import check_hub
 from radio.images import resize_image
 from radio.optional import require
 
@@ -36,7 +38,7 @@ class TimmTeacher:
 
     Raises:
         MissingExtraError: timm is not installed.
-        OSError: The weights cannot be read or downloaded.
+        OSError: The weights cannot be read, or downloaded (then a `DownloadError`).
         ValueError: timm has no such model, or the weights are not a file of tensors, or of another model.
     """
 
@@ -49,6 +51,8 @@ class TimmTeacher:
         timm = require("timm", "teachers")
         if not timm.is_model(architecture):
             raise ValueError(f"timm has no model {architecture!r}; see timm.list_models('*dinov2*')")
+        if weights is None:
+            _check_hub(timm, architecture)
         overlay = None if weights is None else {"state_dict": _read_weights(weights)}
         try:
             self.model = timm.create_model(
@@ -75,6 +79,16 @@ class TimmTeacher:
         resized = resize_image(pixels, size, self.patch_size).to(self.device)
         tokens = self.model.forward_features(((resized - self._mean) / self._std)[None])
         return tokens[0, self.model.num_prefix_tokens :].T.unflatten(1, grid)
+
+
+def _check_hub(timm: ModuleType, architecture: str) -> None:
+    repository = timm.get_pretrained_cfg(architecture).hf_hub_id
+    message = (
+        f"the weights of {architecture} are not in the cache and the Hub cannot be reached; download them from "
+        f"https://huggingface.co/{repository} on a machine with a connection, and give that file as weights"
+    )
+    if repository:
+        check_hub(repository, ["model.safetensors", "pytorch_model.bin"], message)
 
 
 def saved_teacher(path: str | Path) -> dict[str, Tensor]:

@@ -113,6 +113,7 @@ def test_a_video_becomes_a_video_of_the_same_length(clip, model, tmp_path, capsy
         (["{photo}", "-o", "out", "--sizes", "65x64"], "multiples of 16"),
         (["{photo}", "-o", "out", "--fit", "{photo}"], "not a saved PCA fit"),
         (["nothing.jpg", "-o", "out"], "nothing.jpg"),
+        (["*.jpg", "-o", "out"], "leave out the quotes"),
     ],
 )
 def test_pca_says_what_is_wrong(words, message, small, clip, model, tmp_path, monkeypatch, capsys):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import runpy
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +171,22 @@ def test_the_example_writes_a_table_and_a_plot(checkpoint, model, photos, tmp_pa
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width > 1500 and picture.height > 400
     assert "out.csv" in capsys.readouterr().out
+
+
+def test_without_a_network_the_teacher_says_at_once_what_to_do(tmp_path):
+    code = f"""
+import runpy
+example = runpy.run_path({str(EXAMPLE)!r})
+example["make_teacher"](example["parse"](["photo.jpg", "--model", "m"]), "cpu")
+"""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert time.monotonic() - started < 20
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "timm/vit_giant_patch14_reg4_dinov2" in result.stderr and "--teacher-weights" in result.stderr
 
 
 def test_the_example_without_a_teacher():
