@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="images per pass (default: 8)"
     )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="go on without images that cannot be read, and name them; by default the first one is an error",
+    )
     add_model_arguments(parser)
 
 
@@ -70,19 +76,26 @@ def run(args: argparse.Namespace) -> None:
         keep_inputs(target, [*images, args.model])
     model = load(args)
     identity = _identity(model, args)
-    shapes: set[tuple[int, ...]] = set()
+    shapes: list[tuple[int, ...]] = []
     if len(targets) == 1:
-        encodings = [encoding for _, encoding in _encode(model, images, args)]
-        shapes.update(tuple(encoding.features.shape[1:]) for encoding in encodings)
-        _write(targets[0], encodings, images, identity, args.summary_only)
+        encoded = dict(_encode(model, images, args))
+        shapes += [tuple(encoding.features.shape[1:]) for encoding in encoded.values()]
+        if encoded:
+            sources = [images[number] for number in encoded]
+            _write(targets[0], list(encoded.values()), sources, identity, args.summary_only)
     else:
         for number, encoding in _encode(model, images, args):
-            shapes.add(tuple(encoding.features.shape[1:]))
+            shapes.append(tuple(encoding.features.shape[1:]))
             _write(targets[number], [encoding], [images[number]], identity, args.summary_only)
+    if not shapes:
+        raise ValueError("none of the images can be read; nothing was written")
     where = targets[0] if len(targets) == 1 else targets[0].parent
-    features = "x".join(map(str, shapes.pop())) if len(shapes) == 1 else f"of {len(shapes)} sizes"
+    kinds = set(shapes)
+    features = "x".join(map(str, shapes[0])) if len(kinds) == 1 else f"of {len(kinds)} sizes"
     print(f"wrote {where}")
-    print(f"images: {len(images)}, summary: {model.summary_dim} numbers, features: {features}")
+    print(f"images: {len(shapes)}, summary: {model.summary_dim} numbers, features: {features}")
+    if len(shapes) < len(images):
+        print(f"skipped: {len(images) - len(shapes)}")
 
 
 def _targets(output: str, images: list[Path]) -> list[Path]:
@@ -109,9 +122,23 @@ def _encode(
     """Encode batch by batch, so that memory does not grow with the number of images."""
     starts = range(0, len(images), args.batch_size)
     for start in progress(starts, len(starts), "encoding"):
-        batch = images[start : start + args.batch_size]
-        encodings = model.encode(batch, size=args.size, feature_fmt=args.format, batch_size=args.batch_size)
-        yield from enumerate(encodings, start)  # type: ignore[arg-type]
+        batch: dict[int, Path | Tensor] = dict(enumerate(images[start : start + args.batch_size], start))
+        if args.skip_unreadable:
+            batch = dict(_readable(batch))
+        encodings = model.encode([*batch.values()], args.size, args.format, args.batch_size)
+        yield from zip(batch, encodings, strict=True)  # type: ignore[arg-type]
+
+
+def _readable(images: Mapping[int, Path | Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """The pixels of those that can be read; the others are named on stderr."""
+    from radio.errors import ImageError
+    from radio.images import load_image
+
+    for number, image in images.items():
+        try:
+            yield number, load_image(image)
+        except ImageError as error:
+            print(f"radio features: skipped: {error}", file=sys.stderr)
 
 
 def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:

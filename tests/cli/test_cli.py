@@ -253,6 +253,46 @@ def test_features_into_a_folder(checkpoint: str, photos: list[Path], tmp_path: P
         assert found["summary"].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("output", ["out.npz", "out"])
+def test_unreadable_images_can_be_skipped(
+    output: str, checkpoint: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no image")
+    (folder / "b.jpg").write_bytes(photos[0].read_bytes())
+    (folder / "c.png").write_bytes(photos[1].read_bytes()[:2000])
+    out = tmp_path / output
+    arguments = [
+        "features",
+        str(folder),
+        "-m",
+        checkpoint,
+        "--size",
+        "64",
+        "--batch-size",
+        "1",
+        "-o",
+        str(out),
+    ]
+    assert main(arguments) == 1
+    assert not out.exists()
+    assert main([*arguments, "--skip-unreadable"]) == 0
+    printed = capsys.readouterr()
+    assert "images: 1" in printed.out and "skipped: 2" in printed.out
+    assert str(folder / "a.jpg") in printed.err and str(folder / "c.png") in printed.err
+    if output == "out":
+        assert [path.name for path in out.iterdir()] == ["b.safetensors"]
+    else:
+        saved = np.load(out, allow_pickle=False)
+        assert saved["summary"].shape[0] == 1
+        assert json.loads(json.loads(str(saved["metadata"]))["images"]) == [str(folder / "b.jpg")]
+    (folder / "b.jpg").unlink()
+    assert main([*arguments[:-1], str(tmp_path / f"new-{output}"), "--skip-unreadable"]) == 1
+    assert "none of the images can be read" in capsys.readouterr().err
+    assert not (tmp_path / f"new-{output}").exists()
+
+
 def test_two_images_of_one_name_are_not_written_over_each_other(
     checkpoint: str, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
