@@ -11,6 +11,7 @@ from torch import Tensor
 from radio.images import ImageInput, SizeSpec, is_batch, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.merged_outputs import MergedRadioOutput
+from radio.modeling.merging import check_merging, merging_per_image
 from radio.modeling.outputs import RadioOutput, Resolution
 from radio.modeling.radio_model import FeatureFormat, RADIONetwork
 from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging
@@ -61,9 +62,8 @@ def encode_images(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     several = is_batch(images)
     sources: list = list(images) if several else [images]  # type: ignore[arg-type]
-    merges: list[TokenMerging | None] = [*merge] if isinstance(merge, Sequence) else [merge] * len(sources)
-    if len(merges) != len(sources):
-        raise ValueError(f"{len(merges)} merges for {len(sources)} images; give one for all or one for each")
+    check_merging(merge, tome, feature_fmt, one_size=False, windowed=model.window_size is not None)
+    merges = merging_per_image(merge, len(sources))
     encodings: list[Encoding] = []
     for start in range(0, len(sources), batch_size):
         group = [_prepare(model, source, size) for source in sources[start : start + batch_size]]
@@ -87,7 +87,7 @@ def _encode_group(
     model: RADIONetwork,
     images: list[Tensor],
     feature_fmt: FeatureFormat,
-    merges: list[TokenMerging | None],
+    merges: Sequence[TokenMerging | None],
     tome: InNetworkMerging | None,
 ) -> list[Encoding]:
     """One pass: a dense batch when all images have one size, packed otherwise."""

@@ -236,13 +236,14 @@ def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
 def _staged(path: Path) -> Iterator[Path]:
     """A place to write ``path`` and files beside it; they move to their places together when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    replaces = path.exists()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         yield Path(folder) / path.name
         files = list(Path(folder).iterdir())
         # The file that people open comes last, so it never lacks the weights beside it.
         for file in sorted(files, key=lambda file: file.name == path.name):
             os.replace(file, path.parent / file.name)
-        if path.suffix == ".onnx" and len(files) == 1:  # a larger model may have been here before
+        if replaces and path.suffix == ".onnx" and len(files) == 1:  # a larger model may have been here
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 

@@ -76,6 +76,10 @@ def test_merging(model):
     assert batch[1].features.shape == (1, 10, 64)
     assert batch[1].backbone.sizes.sum() == 24
     assert batch[1].backbone.plan.unmerge(batch[1].features).shape == (1, 24, 64)
+    with pytest.raises(TypeError, match="one TokenMerging for each image"):
+        model.encode([torch.rand(3, 64, 96), torch.rand(3, 96, 96)], merge=[None, merge])
+    with pytest.raises(ValueError, match="merge lists 1 TokenMerging for 2 images"):
+        model.encode([torch.rand(3, 64, 96), torch.rand(3, 96, 96)], merge=[merge])
 
 
 def test_no_gradients_but_usable_in_training(model):

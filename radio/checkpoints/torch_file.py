@@ -122,7 +122,7 @@ def _load(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, so it cannot be read safely; refused"
+            f"{path} holds more than tensors and plain values, or is damaged, so it cannot be read safely; refused"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way inside torch's reader
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -108,22 +107,40 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            hint = "; patterns are for the shell: leave out the quotes" if "*" in path.name else ""
+            hint = (
+                "; no file matches the pattern, or quotes kept it from the shell" if "*" in str(path) else ""
+            )
             raise FileNotFoundError(f"there is no image file {str(path)!r}{hint}")
     return found
 
 
-def keep_inputs(output: str | Path, inputs: Iterable[str | Path | None]) -> None:
-    """Refuse to write a result over something that the command reads. Names of models may be among the inputs.
+def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to write a result over something that the command reads.
+
+    Args:
+        outputs: The files to be written.
+        inputs: The files that are read. A model may be a version's name, or a folder, of which every file counts.
 
     Raises:
-        ValueError: The output is one of the inputs, under this name or another.
+        ValueError: An output is one of the inputs, under this name or another.
     """
-    for path in inputs:
-        if path is None or not (os.path.exists(output) and os.path.exists(path)):
-            continue
-        if os.path.samefile(output, path):
+    read = {identity for path in inputs if path is not None for identity in _identities(path)}
+    for output in outputs:
+        if not read.isdisjoint(_identities(output)):
             raise ValueError(f"{output} is an input of this command; give another output")
+
+
+def _identities(path: str | Path) -> list[tuple[int, int]]:
+    """What tells a file from all others, whatever its name, or every file of a folder; nothing if it is not here."""
+    try:
+        place = Path(path).expanduser()
+        if place.name == "config.json":  # a model, given by its config
+            place = place.parent
+        files = place.iterdir() if place.is_dir() else [place]
+        found = [file.stat() for file in files if file.is_file()]
+    except (OSError, RuntimeError):  # a name that cannot be a path
+        return []
+    return [(stat.st_dev, stat.st_ino) for stat in found]
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
-    keep_inputs(args.output, [args.model])
+    keep_inputs([args.output], [args.model])
     from radio import load_model
     from radio.export import export_model, output_names
 

@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images and write what comes out."""
     images = find_images(args.images)
     targets = _targets(args.output, images)
-    for target in targets:
-        keep_inputs(target, [*images, args.model])
+    keep_inputs(targets, [*images, args.model])
     model = load(args)
     identity = _identity(model, args)
     shapes: list[tuple[int, ...]] = []
@@ -124,21 +123,26 @@ def _encode(
     for start in progress(starts, len(starts), "encoding"):
         batch: dict[int, Path | Tensor] = dict(enumerate(images[start : start + args.batch_size], start))
         if args.skip_unreadable:
-            batch = dict(_readable(batch))
+            batch = dict(_readable(batch, model, args.size))
         encodings = model.encode([*batch.values()], args.size, args.format, args.batch_size)
         yield from zip(batch, encodings, strict=True)  # type: ignore[arg-type]
 
 
-def _readable(images: Mapping[int, Path | Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """The pixels of those that can be read; the others are named on stderr."""
+def _readable(
+    images: Mapping[int, Path | Tensor], model: RADIOModel, size: str | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Those that can be read, at the size at which they run; the others are named on stderr."""
     from radio.errors import ImageError
-    from radio.images import load_image
+    from radio.images import load_image, resize_image
 
     for number, image in images.items():
         try:
-            yield number, load_image(image)
+            pixels = load_image(image)
         except ImageError as error:
             print(f"radio features: skipped: {error}", file=sys.stderr)
+        else:
+            step, patch, largest = model.min_resolution_step, model.patch_size, model.max_resolution
+            yield number, resize_image(pixels, size, step, patch, largest)
 
 
 def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:

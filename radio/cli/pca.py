@@ -84,8 +84,6 @@ def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
     from radio.tasks.video import VIDEO_SUFFIXES
 
-    if args.save_fit:
-        keep_inputs(args.save_fit, [*args.inputs, args.model])
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
         raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
@@ -102,9 +100,10 @@ def _run_images(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output} is a file; images need a folder")
     paths = find_images(args.inputs)
     names = _names(paths)
-    fixed = [f"{name}.png" for name in names if args.side_by_side]
-    for name in (*fixed, *map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))):
-        keep_inputs(args.output / name, paths)
+    pictures = [f"{name}.png" for name in names if args.side_by_side]
+    sheet_names = map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))
+    outputs = [args.output / name for name in (*pictures, *sheet_names)]
+    keep_inputs(outputs + _fit_file(args), [*paths, args.fit, args.model])
     fit = PCAFit.load(args.fit) if args.fit else None
     model = load(args, adaptors=_adaptors(args))
     if fit is None:
@@ -181,7 +180,7 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     if len(args.sizes) > 1:
         raise ValueError(f"a video has one size, got {len(args.sizes)}: {','.join(args.sizes)}")
     check_video_name(args.output)
-    keep_inputs(args.output, [path, args.fit, args.model])
+    keep_inputs([args.output, *_fit_file(args)], [path, args.fit, args.model])
     size = args.sizes[0]
     video = describe_video(path)
     fit = PCAFit.load(args.fit) if args.fit else None
@@ -209,6 +208,10 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     )
     print(f"wrote {args.output}")
     print(f"frames: {frames}, {float(video.frame_rate):.4g} per second")
+
+
+def _fit_file(args: argparse.Namespace) -> list[Path]:
+    return [args.save_fit] if args.save_fit else []
 
 
 def _sheet_name(number: int) -> str:

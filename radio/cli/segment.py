@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.tasks.segmentation import draw, segment
     from radio.tasks.zero_shot import PHOTO_TEMPLATES
 
-    keep_inputs(args.output, [args.image, args.labels_file, args.model])
+    keep_inputs([args.output], [args.image, args.labels_file, args.model])
     labels = read_labels(args)
     pixels = load_image(args.image)
     model, adaptor = load_with_text(args)

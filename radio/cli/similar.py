@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture."""
     _check(args)
     output = args.output or Path(f"{args.images[0].stem}-{'attention' if args.attention else 'similar'}.png")
-    keep_inputs(output, [*args.images, args.model])
+    keep_inputs([output], [*args.images, args.model])
     model = load(args, adaptors=[args.adaptor] if args.adaptor else [])
     picture = _attention(model, args) if args.attention else _similarity(model, args)
     with written_at_once(output) as temporary:

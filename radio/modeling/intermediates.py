@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -24,18 +24,27 @@ def resolve_indices(indices: int | Sequence[int] | None, depth: int) -> list[int
 
     Raises:
         ValueError: A number is out of range.
+        TypeError: A number is not a whole one.
     """
     if indices is None:
         return list(range(depth))
     if not isinstance(indices, Iterable):
-        indices = index(indices)
+        indices = _whole(indices)
         if not 1 <= indices <= depth:
             raise ValueError(f"indices={indices} asks for that many last blocks; the model has {depth}")
         return list(range(depth - indices, depth))
-    resolved = [i + depth if i < 0 else i for i in indices]
+    numbers = [_whole(i) for i in indices]
+    resolved = [i + depth if i < 0 else i for i in numbers]
     if not resolved or not all(0 <= i < depth for i in resolved):
-        raise ValueError(f"indices={list(indices)} must name blocks from {-depth} to {depth - 1}")
+        raise ValueError(f"indices={numbers} must name blocks from {-depth} to {depth - 1}")
     return sorted(set(resolved))
+
+
+def _whole(number: SupportsIndex) -> int:
+    try:
+        return index(number)
+    except TypeError as error:
+        raise TypeError(f"indices are whole numbers of blocks, got {number!r}") from error
 
 
 class IntermediateCollector:

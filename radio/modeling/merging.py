@@ -173,6 +173,8 @@ def check_merging(
             f"merge must be a TokenMerging, e.g. TokenMerging(keep=196), got {type(merge).__name__}; "
             "one for each image needs a list of images"
         )
+    if isinstance(merge, Sequence) and not all(isinstance(one, TokenMerging) for one in merge):
+        raise TypeError(f"merge must list one TokenMerging for each image, got {list(merge)}")
     compact = tome is not None and not tome.expand
     if (merge is not None or compact) and feature_fmt != "NLC":
         raise ValueError(

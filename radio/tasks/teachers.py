@@ -39,7 +39,8 @@ class TimmTeacher:
     Raises:
         MissingExtraError: timm is not installed.
         OSError: The weights cannot be read, or downloaded (then a `DownloadError`).
-        ValueError: timm has no such model, or the weights are not a file of tensors, or of another model.
+        ValueError: timm has no such model or no weights of it, or the weights are not a file of tensors, or are
+            another model's.
     """
 
     def __init__(
@@ -82,7 +83,12 @@ class TimmTeacher:
 
 
 def _check_hub(timm: ModuleType, architecture: str) -> None:
-    repository = timm.get_pretrained_cfg(architecture).hf_hub_id
+    published = timm.get_pretrained_cfg(architecture)
+    if published is None or not published.has_weights:
+        raise ValueError(
+            f"nobody published weights of {architecture} for timm; give a file of them as weights"
+        )
+    repository = published.hf_hub_id
     message = (
         f"the weights of {architecture} are not in the cache and the Hub cannot be reached; download them from "
         f"https://huggingface.co/{repository} on a machine with a connection, and give that file as weights"

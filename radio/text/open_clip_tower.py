@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.download import check_hub
@@ -34,10 +35,12 @@ _WEIGHT_FILES = (
 )
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
 _TOKENIZER_PATTERNS = [
-    *_TOKENIZER_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    "*token*.json",
+    "config.json",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.*",
+    "merges.txt",
 ]
 
 
@@ -99,7 +102,7 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         return open_clip.SimpleTokenizer(context_length=length, **options)
     folder = _folder_of(weights)
     message = (
-        f"cannot load the tokenizer of {model} from {folder or repository!r}: put tokenizer.json and "
+        f"cannot load the tokenizer of {model} ({folder or repository}): put tokenizer.json and "
         f"tokenizer_config.json of https://huggingface.co/{repository} next to a local copy of the weights, and "
         "pass that as text_weights=..."
     )
@@ -110,7 +113,7 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         return open_clip.tokenizer.HFTokenizer(
             str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise DownloadError(message) from error
 
 
@@ -161,7 +164,7 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
         if repository:
             check_hub(repository, [filename] if filename else _WEIGHT_FILES, message)
         return Path(open_clip.download_pretrained(row))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         raise DownloadError(message) from error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.download import check_hub
@@ -123,7 +124,7 @@ def _find(model: str, weights: Path | None, name: str) -> Path | None:
     try:
         check_hub(repository, [name], f"{name} is not in the cache and the Hub cannot be reached")
         return Path(hf_hub_download(repository, name))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         logger.debug("no %s in %s: %s", name, repository, error)
         return None
 

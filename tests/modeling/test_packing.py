@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from radio import RADIOModel, RadioOutput, load_model
 from radio.modeling import packing
 from radio.modeling.packing import Segments
-from radio.token_merging import TokenMerging
+from radio.token_merging import InNetworkMerging, TokenMerging
 
 SIZES = [(64, 96), (96, 64), (256, 256), (32, 32), (272, 304), (32, 32)]
 
@@ -248,10 +248,17 @@ def test_a_cpu_runs_rows_of_limited_length(lengths, expected):
 def test_several_rows_keep_the_order(reference, monkeypatch):
     model = _load(reference, adaptors=["clip"])
     images = _images()
+    tome = InNetworkMerging(r=2, expand=False)
     expected, expected_intermediates = model(images), model.forward_intermediates(images, [2, 5])
+    merged = [model(image[None], tome=tome) for image in images]
     monkeypatch.setattr(packing, "_CPU_PACK_TOKENS", 60)
     _assert_same(model(images), expected)
     _assert_same(model.forward_intermediates(images, [2, 5]), expected_intermediates)
+    for packed, alone in zip(model(images, tome=tome), merged, strict=True):
+        for name in ("backbone", "clip"):
+            _assert_same(
+                (packed[name].summary, packed[name].features), (alone[name].summary, alone[name].features)
+            )
 
 
 def _stretch_by_stretch(q, k, v, lengths):

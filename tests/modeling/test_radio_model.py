@@ -210,6 +210,12 @@ def test_intermediates_take_every_kind_of_whole_number(model):
         assert all(torch.equal(a, b) for a, b in zip(same, expected, strict=True))
 
 
+@pytest.mark.parametrize("wrong", [1.5, [1.5], ["1"]])
+def test_block_numbers_are_whole(model, wrong):
+    with pytest.raises(TypeError, match="indices are whole numbers of blocks"):
+        model.forward_intermediates(_images(), wrong)
+
+
 @pytest.mark.parametrize("wrong", [None, "photo.jpg", np.zeros((1, 3, 64, 64), np.float32), 3])
 def test_what_is_no_tensor_is_named(model, wrong):
     with pytest.raises(TypeError, match=f"got {type(wrong).__name__}; model.encode"):

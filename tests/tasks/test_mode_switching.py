@@ -7,7 +7,6 @@ import os
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +143,8 @@ def test_a_timm_teacher_from_a_local_file(photos, tmp_path):
     torch.testing.assert_close(features, tokens[0, 1:].T.reshape(384, 4, 6), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="no model 'vit_nothing'"):
         TimmTeacher("vit_nothing")
+    with pytest.raises(ValueError, match="nobody published weights of vit_base_patch16_plus_240"):
+        TimmTeacher("vit_base_patch16_plus_240")
     short = {name: value for name, value in source.state_dict().items() if not name.startswith("blocks.11.")}
     torch.save(short, tmp_path / "short.pth")
     with pytest.raises(ValueError, match="short.pth are not those of vit_small_patch14_dinov2"):
@@ -175,16 +176,17 @@ def test_the_example_writes_a_table_and_a_plot(checkpoint, model, photos, tmp_pa
 
 def test_without_a_network_the_teacher_says_at_once_what_to_do(tmp_path):
     code = f"""
-import runpy
+import atexit, runpy, time
 example = runpy.run_path({str(EXAMPLE)!r})
+started = time.monotonic()
+atexit.register(lambda: print(time.monotonic() - started))
 example["make_teacher"](example["parse"](["photo.jpg", "--model", "m"]), "cpu")
 """
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    assert time.monotonic() - started < 20
+    assert float(result.stdout) < 20  # the Hub's client asks six times, for minutes
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
     assert "timm/vit_giant_patch14_reg4_dinov2" in result.stderr and "--teacher-weights" in result.stderr
 
