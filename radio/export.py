@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -247,9 +248,22 @@ def _staged(path: Path) -> Iterator[Path]:
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's warnings about deprecations inside PyTorch and operators of torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet_exporter():
         onnx_program = torch.onnx.export(
             program,
             input_names=["pixels"],
