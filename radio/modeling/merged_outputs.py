@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import NamedTuple, overload
 
 from torch import Tensor
@@ -64,6 +63,8 @@ class Reduction(NamedTuple):
             return {name: self.apply(entry) for name, entry in output.items()}
         if isinstance(output, RadioOutput):
             return MergedRadioOutput(output.summary, *self.apply(output.features))
-        finer = isqrt(output.shape[1] // self.plan.assignment.shape[1])
+        finer = 1
+        while finer**2 * self.plan.assignment.shape[1] < output.shape[1]:
+            finer += 1
         features = self.plan.refine(finer).reduce(output, self.mode)
         return MergedTokens(features, self.plan.sizes, self.plan.centroids(), self.plan)
