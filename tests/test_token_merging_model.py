@@ -254,6 +254,26 @@ def test_forward_compiles_without_graph_breaks(model: RADIOModel, options: dict)
     torch.testing.assert_close(compiled(x).features, model(x, **options).features, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_inductor_merges_in_the_network_with_the_same_numbers(model: RADIOModel) -> None:
+    """Later blocks weigh tokens by sizes of an earlier merge, so the compiler must keep these that long."""
+    merging = InNetworkMerging(r=(2,) + (0,) * 11)
+    x = _images(2, 3, 64, 64)
+    compiled = torch.compile(lambda images: model(images, tome=merging), fullgraph=True)
+    actual, expected = compiled(x), model(x, tome=merging)
+    torch.testing.assert_close(actual.features, expected.features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual.summary, expected.summary, rtol=1e-5, atol=1e-5)
+
+
+def test_merge_of_other_sizes_compiles_too(model: RADIOModel) -> None:
+    merging = TokenMerging(ratio=0.5)
+    compiled = torch.compile(
+        lambda images: model(images, merge=merging), fullgraph=True, dynamic=True, backend="eager"
+    )
+    for x in (_images(2, 3, 64, 96), _images(3, 3, 128, 64)):
+        torch.testing.assert_close(compiled(x), model(x, merge=merging), rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_reach_the_image(model: RADIOModel) -> None:
     for options in ({"merge": TokenMerging(keep=6)}, {"tome": InNetworkMerging(r=1)}):
         x = _images(1, 3, 64, 64).requires_grad_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 Grid = tuple[int, int]
 Stride = tuple[int, int]
 
@@ -56,9 +58,13 @@ def check_request(keep: int | None, ratio: float | None, r: int | None) -> None:
 
 def check_stride(stride: Stride | None) -> None:
     """Raise ValueError unless the stride is None or a pair of positive integers."""
-    if stride is not None and (len(stride) != 2 or min(stride) < 1):
+    if stride is None:
+        return
+    is_pair = isinstance(stride, Sequence) and len(stride) == 2
+    if not is_pair or not all(isinstance(side, int) and side >= 1 for side in stride):
         raise ValueError(
-            f"stride={stride} is impossible: give (rows, columns) of a cell, both at least 1, e.g. (2, 2)"
+            f"stride={stride!r} is impossible: give (rows, columns) of a cell, both whole numbers of at least 1, "
+            "e.g. (2, 2)"
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from radio.token_merging.counts import Grid
@@ -44,8 +45,7 @@ class TokenState(NamedTuple):
 
         A token that stands for n patches then gets the attention that n equal patches would get together.
         """
-        prefix = self.sizes.new_ones((self.sizes.shape[0], num_prefix))
-        return torch.cat((prefix, self.sizes), dim=1).log().to(dtype)[:, None, None, :]
+        return F.pad(self.sizes.log(), (num_prefix, 0)).to(dtype)[:, None, None, :]
 
     def merge(self, x: Tensor, keys: Tensor, num_prefix: int, r: int) -> tuple[Tensor, TokenState]:
         """Merge `r` of the K current patch tokens, or half of them if `r` is more than that.
