@@ -26,4 +26,4 @@ class MissingExtraError(RadioError, ImportError):
 
 
 class ExportError(RadioError, ValueError):
-    """An exported file does not compute what the model computes."""
+    """A model has no form in the file's format, or the file does not compute what the model computes."""

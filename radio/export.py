@@ -23,6 +23,7 @@ from radio.errors import ExportError
 from radio.modeling.outputs import RadioOutput
 from radio.modeling.radio_model import FeatureFormat, RADIONetwork
 from radio.optional import require
+from radio.quantization import is_quantized
 
 DYNAMIC = ("batch", "height", "width")
 _MAX_BATCH = 4096
@@ -123,7 +124,8 @@ def export_model(
 
     Raises:
         ValueError: The suffix, the size or a dimension is not supported.
-        ExportError: The check failed, or ONNX Runtime cannot run the file (bfloat16); the file is not written.
+        ExportError: ONNX has no form for an operator (int8_dynamic), the check failed, or ONNX Runtime cannot run
+            the file (bfloat16); the file is not written.
         MissingExtraError: ONNX packages are not installed.
     """
     path = Path(path)
@@ -263,14 +265,24 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:
-    with _quiet_exporter():
-        onnx_program = torch.onnx.export(
-            program,
-            input_names=["pixels"],
-            output_names=output_names(model),
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with _quiet_exporter():
+            onnx_program = torch.onnx.export(
+                program,
+                input_names=["pixels"],
+                output_names=output_names(model),
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        if is_quantized(model):
+            remedy = "Quantise with mode='int8_weight_only', which ONNX can hold, or write a .pt2 file"
+        else:
+            remedy = "Write a .pt2 file instead"
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ExportError(
+            f"PyTorch cannot write this model as ONNX ({reason}); nothing was written. {remedy}"
+        ) from error
     assert onnx_program is not None
     onnx_program.model.producer_name = "radio"
     onnx_program.model.producer_version = radio.__version__

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import sys
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
 from radio import MissingExtraError, RADIOModel, load_model
+from radio.errors import ExportError
+from radio.export import export_model
 from radio.quantization import is_quantized, quantize
 
 
@@ -86,6 +89,25 @@ def test_a_missing_package_is_named_with_its_extra(reference, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"pip install 'radio\[quantize\]'"):
         quantize(model)
     assert not is_quantized(model)
+
+
+def test_weight_only_exports_to_onnx(reference, tmp_path):
+    model = quantize(_load(reference, adaptors=["clip"]), "int8_weight_only")
+    checks = export_model(model, tmp_path / "model.onnx", dynamic=["batch", "height", "width"], check=True)
+    assert max(error for check in checks for error in check.errors.values()) < 1e-5
+    weights = onnx.load(tmp_path / "model.onnx").graph.initializer
+    int8 = [weight for weight in weights if weight.data_type == onnx.TensorProto.INT8]
+    # qkv, fc1 and fc2; PyTorch's exporter folds constants of a few thousand values, here proj (64 x 64), to float.
+    assert len(int8) == 3 * len(model.blocks)
+
+
+def test_dynamic_exports_to_torch_export_only(reference, tmp_path):
+    model = quantize(_load(reference), "int8_dynamic")
+    with pytest.raises(ExportError, match=r"_int_mm.*int8_weight_only.*\.pt2"):
+        export_model(model, tmp_path / "model.onnx", size=(64, 64))
+    assert not list(tmp_path.iterdir())
+    (check,) = export_model(model, tmp_path / "model.pt2", size=(64, 64), check=True)
+    assert max(check.errors.values()) < 1e-5
 
 
 def test_a_quantised_model_is_not_saved_half(reference, tmp_path):
