@@ -426,7 +426,7 @@ class RADIONetwork(nn.Module):
 
     def _packs(self, images: Sequence[Tensor]) -> list[slice]:
         lengths = [self.num_summary_tokens + h * w for h, w in map(self._grid, images)]
-        return packs(lengths, images[0].device)
+        return packs(lengths, 4 * self.embed_dim * self.dtype.itemsize, images[0].device)
 
     def _conditioned_list(self, x: Sequence[Tensor]) -> list[Tensor]:
         if not isinstance(x, Sequence) or isinstance(x, str):

@@ -238,10 +238,11 @@ def test_bad_lists(reference, images, error, message):
     ],
 )
 def test_a_cpu_runs_rows_of_limited_length(lengths, expected):
-    packs = packing.packs(lengths, torch.device("cpu"))
+    vit_b_bfloat16 = 4 * 768 * 2
+    packs = packing.packs(lengths, vit_b_bfloat16, torch.device("cpu"))
     assert [len(lengths[pack]) for pack in packs] == expected
     assert [length for pack in packs for length in lengths[pack]] == lengths
-    assert packing.packs(lengths, torch.device("cuda")) == [slice(0, len(lengths))]
+    assert packing.packs(lengths, vit_b_bfloat16, torch.device("cuda")) == [slice(0, len(lengths))]
 
 
 @torch.inference_mode()
@@ -251,7 +252,7 @@ def test_several_rows_keep_the_order(reference, monkeypatch):
     tome = InNetworkMerging(r=2, expand=False)
     expected, expected_intermediates = model(images), model.forward_intermediates(images, [2, 5])
     merged = [model(image[None], tome=tome) for image in images]
-    monkeypatch.setattr(packing, "_CPU_PACK_TOKENS", 60)
+    monkeypatch.setattr(packing, "_CPU_PACK_BYTES", 60 * 4 * model.embed_dim * 4)
     _assert_same(model(images), expected)
     _assert_same(model.forward_intermediates(images, [2, 5]), expected_intermediates)
     for packed, alone in zip(model(images, tome=tome), merged, strict=True):
