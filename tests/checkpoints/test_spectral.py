@@ -146,7 +146,8 @@ def test_a_hub_repository_is_folded_too(reference, tmp_path):
     config["adaptor_configs"] = {}
     _write_repository(tmp_path, config, content["state_dict"])
     again = load_model(tmp_path, device="cpu")
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    # Folding multiplies matrices, which may round differently where the tensors lie in the two files.
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=1e-6, atol=1e-7)
 
 
 def _write_repository(folder, config: dict, state: dict[str, Tensor]) -> None:
