@@ -219,7 +219,7 @@ class RADIONetwork(nn.Module):
             tokens, layout = self.backbone.forward_packed(images[pack], self._windows(), merging=merging)
             outputs = self._packed_outputs(self.backbone.norm(tokens), layout, feature_fmt)
             in_networks = reductions_of(merging, len(grids))
-            results += map(merge_output, outputs, grids, merges[pack], in_networks)
+            results.extend(map(merge_output, outputs, grids, merges[pack], in_networks))
         return results
 
     def forward_intermediates(
@@ -307,7 +307,7 @@ class RADIONetwork(nn.Module):
                 finals = self._packed_outputs(self._final(tokens), layout, output_fmt)
             collected = zip(*(layout.images(output) for output in collector.outputs), strict=True)
             in_networks = reductions_of(merging, len(grids))
-            results += map(finish, finals, collected, grids, merges[pack], in_networks)
+            results.extend(map(finish, finals, collected, grids, merges[pack], in_networks))
         return results
 
     def _intermediate_result(

@@ -87,25 +87,37 @@ def resolve(
     check_stride(stride)
     total = grid[0] * grid[1]
     if keep is not None:
-        request, wanted = f"keep={keep}", keep
+        wanted = keep
     elif ratio is not None:
-        request, wanted = f"ratio={ratio}", total - round(ratio * total)
+        wanted = total - round(ratio * total)
     else:
         assert r is not None
-        request, wanted = f"r={r}", total - r
-    size = f"a {grid[0]}x{grid[1]} grid of {total} tokens"
+        wanted = total - r
     if wanted > total:
-        raise ValueError(f"{request} is impossible on {size}: at most keep={total} (nothing merged)")
+        raise ValueError(
+            f"{_request(keep, ratio, r)} is impossible on {_size(grid)}: at most keep={total} (nothing merged)"
+        )
     if wanted < 1:
-        raise ValueError(f"{request} is impossible on {size}: it leaves no token; remove at most {total - 1}")
+        raise ValueError(
+            f"{_request(keep, ratio, r)} is impossible on {_size(grid)}: it leaves no token; "
+            f"remove at most {total - 1}"
+        )
     if stride is None:
         return wanted, default_stride(grid, wanted)
     fewest = num_destinations(grid, stride)
     if wanted < fewest:
         needed = smallest_stride(grid, wanted)
         raise ValueError(
-            f"{request} leaves {wanted} of {size}, but stride={tuple(stride)} always keeps one token in each "
+            f"{_request(keep, ratio, r)} leaves {wanted} of {_size(grid)}, but stride={tuple(stride)} always keeps one token in each "
             f"of its {fewest} cells; the smallest with this stride is keep={fewest}, r={total - fewest}; "
             f"use stride={needed} or larger, or leave stride out to have it chosen"
         )
     return wanted, (stride[0], stride[1])
+
+
+def _request(keep: int | None, ratio: float | None, r: int | None) -> str:
+    return f"keep={keep}" if keep is not None else f"ratio={ratio}" if ratio is not None else f"r={r}"
+
+
+def _size(grid: Grid) -> str:
+    return f"a {grid[0]}x{grid[1]} grid of {grid[0] * grid[1]} tokens"
