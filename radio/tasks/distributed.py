@@ -65,6 +65,9 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank, size, chosen)
+        # Gloo's threads let go of the last sum's tensor after its result is here. One that still holds it while Python
+        # ends aborts the process; a barrier later none does.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
