@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from radio import load_model
+from radio.modeling import attention, linear
 from radio.modeling.outputs import RadioOutput
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -43,6 +44,16 @@ CASES = [
 ]
 
 
+@pytest.fixture(params=[False, True], ids=["", "all_kernels"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own kernels; or those of `attention.py` and `linear.py`, at every size and on every processor."""
+    monkeypatch.setattr(attention, "has_slow_bfloat16_attention", lambda: request.param)
+    monkeypatch.setattr(linear, "has_slow_float32_products", lambda: request.param)
+    monkeypatch.setattr(attention, "_BY_HEAD_FROM", 0)
+    monkeypatch.setattr(linear, "_CONVOLVE_FROM", 0)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("folder", "case"), CASES)
 def test_outputs_equal_the_public_code(folder: str, case: dict) -> None:
     path = REFERENCE / folder

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from radio.config import AdaptorConfig
-from radio.modeling.block import Attend, attend_all
+from radio.modeling.attention import Attend, attend_all
 from radio.modeling.heads import AttentionHead, build_head
 from radio.modeling.outputs import RadioOutput
 

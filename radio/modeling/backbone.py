@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from radio.config import RadioConfig
-from radio.modeling.block import NORM_EPS, Block, attend_all
+from radio.modeling.attention import attend_all
+from radio.modeling.block import NORM_EPS, Block
 from radio.modeling.merging import MergingPass
 from radio.modeling.packing import DenseLayout, PackedLayout, TokenLayout
 from radio.modeling.patch_generator import (

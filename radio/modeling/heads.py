@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio.config import HeadConfig
-from radio.modeling.block import Attend, Block, attend_all
+from radio.modeling.attention import Attend, attend_all
+from radio.modeling.block import Block
 
 
 class MLPv1(nn.Module):

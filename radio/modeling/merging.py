@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.block import Block, attend_all
+from radio.modeling.attention import attend_all
+from radio.modeling.block import Block
 from radio.modeling.merged_outputs import MergedOutput, Reduction
 from radio.modeling.outputs import RadioOutput
 from radio.modeling.packing import Segments

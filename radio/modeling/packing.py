@@ -12,10 +12,9 @@ from itertools import accumulate, groupby, pairwise
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.block import attend_all
+from radio.modeling.attention import attend_all
 from radio.modeling.windows import to_raster_order, to_window_order
 
 Grid = tuple[int, int]
@@ -125,7 +124,7 @@ class Segments:
         """Attention within each stretch.
 
         A GPU does it in one kernel for stretches of any lengths, in half precision and without gradients.
-        Otherwise each run of stretches of equal length is one batch of `scaled_dot_product_attention`.
+        Otherwise each run of stretches of equal length is one batch of `attend_all`.
 
         Args:
             q, k, v: (1, heads, sum of lengths, head_dim).
@@ -172,9 +171,9 @@ def has_variable_length_kernel(q: Tensor) -> bool:
 def _attend_equal(length: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention within stretches of one length: (1, heads, N, head_dim) to (1, N, heads, head_dim)."""
     if q.shape[2] == length:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return attend_all(q, k, v).transpose(1, 2)
     q, k, v = (tensor[0].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).unsqueeze(0)
+    return attend_all(q, k, v).transpose(1, 2).flatten(0, 1).unsqueeze(0)
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,9 @@ def resolve(
     if wanted < fewest:
         needed = smallest_stride(grid, wanted)
         raise ValueError(
-            f"{_request(keep, ratio, r)} leaves {wanted} of {_size(grid)}, but stride={tuple(stride)} always keeps one token in each "
-            f"of its {fewest} cells; the smallest with this stride is keep={fewest}, r={total - fewest}; "
+            f"{_request(keep, ratio, r)} leaves {wanted} of {_size(grid)}, but stride={tuple(stride)} always "
+            f"keeps one token in each of its {fewest} cells; "
+            f"the smallest with this stride is keep={fewest}, r={total - fewest}; "
             f"use stride={needed} or larger, or leave stride out to have it chosen"
         )
     return wanted, (stride[0], stride[1])

@@ -1,0 +1,65 @@
+"""Attention among tokens, and which kernel computes it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from radio.modeling.processor import has_slow_bfloat16_attention, may_choose_kernel
+
+_BY_HEAD_FROM = 2**17
+"""Scores of a head from which matrix products pay: 362 tokens of one image."""
+
+_SCORES_AT_ONCE = 2**23
+"""Scores in memory at a time: 16 MiB."""
+
+
+class Attend(Protocol):
+    """How queries, keys and values (B, heads, N, head_dim) become attended values of the same shape."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """All N tokens of an image see each other."""
+    return attend_by_head(q, k, v) if is_faster_by_head(q) else F.scaled_dot_product_attention(q, k, v)
+
+
+def is_faster_by_head(q: Tensor) -> bool:
+    """Whether `attend_by_head` is faster than PyTorch's fused kernel for queries (B, heads, N, head_dim).
+
+    That is bfloat16 on some CPUs; see `has_slow_bfloat16_attention`.
+    """
+    if q.dtype != torch.bfloat16 or not may_choose_kernel(q):
+        return False
+    return q.shape[0] * q.shape[2] ** 2 >= _BY_HEAD_FROM and has_slow_bfloat16_attention()
+
+
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as matrix products, one head and a limited number of scores at a time.
+
+    The scores are rounded to the dtype of the queries, which the fused kernels do not do.
+
+    Args:
+        q, k, v: (B, heads, N, head_dim).
+
+    Returns:
+        (B, heads, N, head_dim).
+    """
+    batch, heads, tokens, width = q.shape
+    images = max(1, _SCORES_AT_ONCE // tokens**2)
+    rows = max(1, _SCORES_AT_ONCE // tokens)
+    scale = width**-0.5
+    unused = q.new_empty(())
+    attended = q.new_empty(batch, tokens, heads, width)
+    for some_q, some_k, some_v, result in zip(*(t.split(images) for t in (q, k, v, attended)), strict=True):
+        for head in range(heads):
+            keys, values = some_k[:, head].transpose(1, 2), some_v[:, head]
+            for start in range(0, tokens, rows):
+                part = slice(start, start + rows)
+                scores = torch.baddbmm(unused, some_q[:, head, part], keys, beta=0, alpha=scale)
+                result[:, part, head] = scores.softmax(-1) @ values
+    return attended.transpose(1, 2)

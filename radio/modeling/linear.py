@@ -1,0 +1,34 @@
+"""The linear layer of the blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radio.modeling.processor import has_slow_float32_products, may_choose_kernel
+
+_CONVOLVE_FROM = 128
+"""Tokens from which a convolution is faster where matrix products are slow."""
+
+
+class Linear(nn.Linear):
+    """A linear layer, computed as the 1 x 1 convolution that it is where that is faster.
+
+    That is float32 on some CPUs; see `has_slow_float32_products`. The numbers are the same up to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._convolves(x):
+            return super().forward(x)
+        # The tokens are the pixels of one image, its channels next to each other in memory: nothing is copied.
+        pixels = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        convolved = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
+        return convolved.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+    def _convolves(self, x: Tensor) -> bool:
+        if x.dtype != torch.float32 or not may_choose_kernel(x) or not may_choose_kernel(self.weight):
+            return False
+        if type(self.weight) is not nn.Parameter or torch.is_autocast_enabled("cpu"):
+            return False
+        return x.numel() >= _CONVOLVE_FROM * self.in_features and has_slow_float32_products()

@@ -1,0 +1,106 @@
+"""Attention by heads: the same as the fused kernel, where it is chosen and where it is not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from radio import load_model
+from radio.modeling import attention, processor
+from radio.modeling.attention import attend_all, attend_by_head, is_faster_by_head
+
+
+def _queries_keys_values(*shape: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Laid out as the projection leaves them: (B, N, 3, heads, head_dim) in memory."""
+    batch, heads, tokens, width = shape
+    packed = torch.randn(batch, tokens, 3, heads, width, generator=torch.Generator().manual_seed(0))
+    return list(packed.to(dtype).permute(2, 0, 3, 1, 4).unbind(0))
+
+
+@pytest.mark.parametrize("scores_at_once", [2**23, 5000, 30, 1])
+@pytest.mark.parametrize("shape", [(1, 3, 50, 64), (5, 2, 33, 80), (7, 1, 1, 16)])
+def test_equals_the_fused_kernel_in_pieces_of_any_size(monkeypatch, shape, scores_at_once):
+    monkeypatch.setattr(attention, "_SCORES_AT_ONCE", scores_at_once)
+    qkv = _queries_keys_values(*shape, dtype=torch.float64)
+    attended = attend_by_head(*qkv)
+    assert attended.shape == shape
+    torch.testing.assert_close(attended, F.scaled_dot_product_attention(*qkv), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 400, 64), (20, 4, 256, 80)])
+def test_bfloat16_is_close_to_float64(shape):
+    qkv = _queries_keys_values(*shape, dtype=torch.bfloat16)
+    precise = F.scaled_dot_product_attention(*(t.double() for t in qkv))
+    assert (attend_by_head(*qkv) - precise).abs().max() <= 2e-2 * precise.abs().max()
+
+
+def _errors(reference, monkeypatch, by_head: bool) -> list[float]:
+    """How far a bfloat16 model is from float32, in the mean over patches, alone and packed."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu").eval()
+    images = [
+        torch.rand(3, *size, generator=torch.Generator().manual_seed(1)) for size in ((256, 320), (288, 224))
+    ]
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    monkeypatch.setattr(attention, "is_faster_by_head", lambda q: by_head)
+    with torch.inference_mode():
+        precise = [model(image[None]).features for image in images]
+        outputs = [half(image[None]).features for image in images] + [o.features for o in half(images)]
+    return [
+        float((found.float() - right).norm() / right.norm())
+        for found, right in zip(outputs, precise * 2, strict=True)
+    ]
+
+
+def test_a_model_is_as_precise_as_with_the_fused_kernel(reference, monkeypatch):
+    fused = _errors(reference, monkeypatch, by_head=False)
+    by_head = _errors(reference, monkeypatch, by_head=True)
+    assert by_head != fused
+    assert all(ours <= 1.1 * theirs for ours, theirs in zip(by_head, fused, strict=True))
+
+
+@pytest.fixture
+def processor_with(monkeypatch):
+    """Pretend that the processor has these abilities."""
+
+    def pretend(**able: object) -> None:
+        monkeypatch.setattr(processor, "_capabilities", lambda: able)
+
+    return pretend
+
+
+def test_chosen_for_many_bfloat16_tokens_without_a_matrix_unit(processor_with):
+    processor_with(avx512_bf16=True, amx_bf16=False)
+    q = torch.empty(1, 2, 400, 64, dtype=torch.bfloat16)
+    assert is_faster_by_head(q)
+    assert is_faster_by_head(q[:, :, :64].expand(64, -1, -1, -1))
+    assert not is_faster_by_head(q[:, :, :200])
+    assert not is_faster_by_head(q.float())
+    assert not is_faster_by_head(q.to("meta"))
+    assert not is_faster_by_head(q.requires_grad_())
+    with torch.no_grad():
+        assert is_faster_by_head(q)
+    for able in (
+        {"avx512_bf16": True, "amx_bf16": True},
+        {"avx512_bf16": False},
+        {"architecture": "aarch64"},
+    ):
+        processor_with(**able)
+        assert not is_faster_by_head(q.detach())
+
+
+def test_compiled_graphs_keep_the_fused_kernel(processor_with):
+    processor_with(avx512_bf16=True)
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph.code)
+        return graph
+
+    compiled = torch.compile(attend_all, backend=keep, fullgraph=True, dynamic=True)
+    for tokens in (400, 20, 500):
+        compiled(*_queries_keys_values(2, 2, tokens, 16, dtype=torch.bfloat16))
+    assert len(graphs) == 1
+    assert "scaled_dot_product_attention" in graphs[0]
