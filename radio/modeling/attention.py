@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -51,15 +52,15 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     batch, heads, tokens, width = q.shape
     images = max(1, _SCORES_AT_ONCE // tokens**2)
-    rows = max(1, _SCORES_AT_ONCE // tokens)
+    pieces = math.ceil(tokens**2 / _SCORES_AT_ONCE)
     scale = width**-0.5
     unused = q.new_empty(())
     attended = q.new_empty(batch, tokens, heads, width)
     for some_q, some_k, some_v, result in zip(*(t.split(images) for t in (q, k, v, attended)), strict=True):
         for head in range(heads):
             keys, values = some_k[:, head].transpose(1, 2), some_v[:, head]
-            for start in range(0, tokens, rows):
-                part = slice(start, start + rows)
-                scores = torch.baddbmm(unused, some_q[:, head, part], keys, beta=0, alpha=scale)
-                result[:, part, head] = scores.softmax(-1) @ values
+            rows = zip(some_q[:, head].chunk(pieces, 1), result[:, :, head].chunk(pieces, 1), strict=True)
+            for queries, place in rows:
+                scores = torch.baddbmm(unused, queries, keys, beta=0, alpha=scale)
+                place.copy_(scores.softmax(-1) @ values)
     return attended.transpose(1, 2)
