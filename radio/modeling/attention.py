@@ -15,7 +15,7 @@ _BY_HEAD_FROM = 2**17
 """Scores of a head from which matrix products pay: 362 tokens of one image."""
 
 _SCORES_AT_ONCE = 2**23
-"""Scores in memory at a time: 16 MiB."""
+"""Scores in memory at a time: 16 MiB, and as much for what softmax makes of them."""
 
 
 class Attend(Protocol):
@@ -26,15 +26,16 @@ class Attend(Protocol):
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """All N tokens of an image see each other."""
-    return attend_by_head(q, k, v) if is_faster_by_head(q) else F.scaled_dot_product_attention(q, k, v)
+    attend = attend_by_head if is_faster_by_head(q, k, v) else F.scaled_dot_product_attention
+    return attend(q, k, v)
 
 
-def is_faster_by_head(q: Tensor) -> bool:
+def is_faster_by_head(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `attend_by_head` is faster than PyTorch's fused kernel for queries (B, heads, N, head_dim).
 
     That is bfloat16 on some CPUs; see `has_slow_bfloat16_attention`.
     """
-    if q.dtype != torch.bfloat16 or not may_choose_kernel(q):
+    if q.dtype != torch.bfloat16 or not may_choose_kernel(q, k, v):
         return False
     return q.shape[0] * q.shape[2] ** 2 >= _BY_HEAD_FROM and has_slow_bfloat16_attention()
 

@@ -61,7 +61,7 @@ class SwiGLU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) through PyTorch's fused kernels."""
+    """Multi-head self-attention (Vaswani et al. 2017) through the fastest kernel at hand."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()

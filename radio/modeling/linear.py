@@ -27,8 +27,10 @@ class Linear(nn.Linear):
         return convolved.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
     def _convolves(self, x: Tensor) -> bool:
-        if x.dtype != torch.float32 or not may_choose_kernel(x) or not may_choose_kernel(self.weight):
+        if x.dtype != torch.float32 or not may_choose_kernel(x, self.weight):
             return False
         if type(self.weight) is not nn.Parameter or torch.is_autocast_enabled("cpu"):
             return False
-        return x.numel() >= _CONVOLVE_FROM * self.in_features and has_slow_float32_products()
+        if x.shape[-1] != self.in_features or x.numel() < _CONVOLVE_FROM * self.in_features:
+            return False
+        return has_slow_float32_products()

@@ -65,9 +65,10 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank, size, chosen)
-        # Gloo's threads let go of the last sum's tensor after its result is here. One that still holds it while Python
-        # ends aborts the process; a barrier later none does.
-        dist.barrier()
+        if chosen.type != "cuda":
+            # A thread of Gloo lets go of the last sum's tensor some time after the result is here, and aborts the
+            # process if Python is ending by then. A barrier gives it the time of a round trip.
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -86,14 +86,26 @@ def test_quantised_weights_are_left_to_torchao(reference, convolutions, mode):
     assert convolutions == []
 
 
+def test_a_wrong_width_is_told_as_by_pytorch(convolutions):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="200x144 and 48x72"):
+        Linear(48, 72)(torch.randn(200, 144))
+
+
 def test_chosen_on_processors_of_amd_with_several_threads(monkeypatch):
+    able = AMD
     threads = 2
-    able: dict[str, object] = {}
-    monkeypatch.setattr(processor, "_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     both_libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    able = AMD
     assert processor.has_slow_float32_products() == both_libraries
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not processor.has_slow_float32_products()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert not processor.has_slow_float32_products()
+    finally:
+        torch.set_float32_matmul_precision(before)
     threads = 1
     assert not processor.has_slow_float32_products()
     threads = 2
