@@ -1,4 +1,4 @@
-"""The linear layer of the blocks."""
+"""The linear layer of the backbone and of the heads."""
 
 from __future__ import annotations
 

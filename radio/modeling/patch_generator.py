@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radio.modeling.linear import Linear
+
 
 def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
     """Cut images (B, 3, H, W) into patches (B, L, 3·P·P), raster order, each flattened as (channel, y, x)."""
@@ -56,7 +58,7 @@ class PatchGenerator(nn.Module):
         self.num_registers = num_registers
         self.align_corners = align_corners
         self.frames_per_clip = 1
-        self.embedder = nn.Linear(3 * patch_size * patch_size, dim, bias=bias)
+        self.embedder = Linear(3 * patch_size * patch_size, dim, bias=bias)
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size * grid_size, dim))
         self.cls_token = PrefixTokens(num_cls_tokens + num_registers, dim)
 
