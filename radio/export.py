@@ -123,7 +123,8 @@ def export_model(
         What the check found at each size; empty without `check`.
 
     Raises:
-        ValueError: The suffix, the size or a dimension is not supported.
+        ValueError: The suffix, the size or a dimension is not supported, or the path is a folder.
+        OSError: The file cannot be written there.
         ExportError: ONNX has no form for an operator (int8_dynamic), the check failed, or ONNX Runtime cannot run
             the file (bfloat16); the file is not written.
         MissingExtraError: ONNX packages are not installed.
@@ -133,12 +134,14 @@ def export_model(
         raise ValueError(
             f"cannot tell the format of {path.name!r}; the suffix must be .onnx or .pt2 (torch.export)"
         )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file to write")
     if path.suffix == ".onnx":
         for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
             require(module, "export")
-    program = export_program(model, dynamic, size, batch, feature_fmt)
     metadata = _metadata(model, feature_fmt)
     with _staged(path) as staged:
+        program = export_program(model, dynamic, size, batch, feature_fmt)
         if path.suffix == ".onnx":
             _save_onnx(program, staged, metadata, model)
         else:

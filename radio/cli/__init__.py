@@ -86,6 +86,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 def _message(error: Exception) -> str:
     """One line. Errors that are not meant for the user keep their type's name."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"cannot use {str(error.filename2 or error.filename)!r}: {error.strerror}; give another path"
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | OSError | ImportError) and text:
         return text

@@ -360,3 +360,16 @@ def test_doctor_reports_versions_device_cache_and_hub(capsys: pytest.CaptureFixt
     assert report["cache"]["versions in it"] == "none"
     assert main(["doctor", "--offline"]) == 0
     assert "used by default" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["file/m.onnx", "folder.onnx"])
+def test_an_output_that_cannot_be_written_is_named(
+    place: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "folder.onnx").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["export", checkpoint, "-o", str(tmp_path / place)]) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path / place.split("/")[0]) in message and "give" in message and "Errno" not in message
+    assert sorted(tmp_path.rglob("*")) == before
