@@ -89,6 +89,16 @@ def export_program(
         ValueError: The model is in training mode, or a dimension or size is not supported.
     """
     _check_request(model, dynamic, size, batch)
+    return _trace(model, dynamic, size, batch, feature_fmt)
+
+
+def _trace(
+    model: RADIONetwork,
+    dynamic: Sequence[str],
+    size: tuple[int, int] | None,
+    batch: int,
+    feature_fmt: FeatureFormat,
+) -> ExportedProgram:
     example = torch.rand(_traced_shape(model, dynamic, size, batch), device=model.device)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,9 +149,10 @@ def export_model(
     if path.suffix == ".onnx":
         for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
             require(module, "export")
+    _check_request(model, dynamic, size, batch)
     metadata = _metadata(model, feature_fmt)
     with _staged(path) as staged:
-        program = export_program(model, dynamic, size, batch, feature_fmt)
+        program = _trace(model, dynamic, size, batch, feature_fmt)
         if path.suffix == ".onnx":
             _save_onnx(program, staged, metadata, model)
         else:

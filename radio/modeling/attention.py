@@ -62,6 +62,7 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = some_k[:, head].transpose(1, 2), some_v[:, head]
             rows = zip(some_q[:, head].chunk(pieces, 1), result[:, :, head].chunk(pieces, 1), strict=True)
             for queries, place in rows:
+                # Scaled before they are rounded, which a product with scaled queries is not.
                 scores = torch.baddbmm(unused, queries, keys, beta=0, alpha=scale)
                 place.copy_(scores.softmax(-1) @ values)
     return attended.transpose(1, 2)

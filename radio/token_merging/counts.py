@@ -38,10 +38,9 @@ def check_request(keep: int | None, ratio: float | None, r: int | None) -> None:
     """
     given = {name: value for name, value in (("keep", keep), ("ratio", ratio), ("r", r)) if value is not None}
     if len(given) != 1:
-        listed = ", ".join(f"{name}={value}" for name, value in given.items()) or "none of them"
         raise ValueError(
             "give exactly one of keep (tokens that stay), ratio (share that is removed) and r (tokens that "
-            f"are removed); got {listed}"
+            f"are removed); got {_request(keep, ratio, r) or 'none of them'}"
         )
     for name, value in given.items():
         if name != "ratio" and not isinstance(value, int):
@@ -117,7 +116,9 @@ def resolve(
 
 
 def _request(keep: int | None, ratio: float | None, r: int | None) -> str:
-    return f"keep={keep}" if keep is not None else f"ratio={ratio}" if ratio is not None else f"r={r}"
+    """What was asked for, as it was written."""
+    given = (("keep", keep), ("ratio", ratio), ("r", r))
+    return ", ".join(f"{name}={value}" for name, value in given if value is not None)
 
 
 def _size(grid: Grid) -> str:

@@ -362,6 +362,11 @@ def test_doctor_reports_versions_device_cache_and_hub(capsys: pytest.CaptureFixt
     assert "used by default" in capsys.readouterr().out
 
 
+def test_a_refused_export_makes_no_folder(checkpoint: str, tmp_path: Path) -> None:
+    assert main(["export", checkpoint, "-o", str(tmp_path / "new" / "m.onnx"), "--size", "100"]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["file/m.onnx", "folder.onnx"])
 def test_an_output_that_cannot_be_written_is_named(
     place: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -70,7 +70,7 @@ def test_a_whole_model_in_every_way_of_running_it(reference, convolutions, monke
     images = [torch.rand(3, *size) for size in ((256, 192), (192, 320))]
     with torch.inference_mode():
         found = [model(images[0].expand(2, -1, -1, -1)), *model(images)]
-        layers = sum(isinstance(module, Linear) for module in [*model.modules()])
+        layers = sum(isinstance(module, Linear) for module in model.modules())
         of_summaries = sum(isinstance(module, Linear) for module in model.adaptors["clip"].head_mlp.modules())
         assert len(convolutions) == 2 * (layers - of_summaries)
         monkeypatch.setattr(linear, "has_slow_float32_products", lambda: False)
