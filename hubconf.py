@@ -70,7 +70,7 @@ def radio_v2_5_h(**kwargs: Any) -> Any:
 
 
 def radio_v2_5_h_norm(**kwargs: Any) -> Any:
-    """RADIOv2.5-H with normalised features (ViT-H/16). Arguments as radio_model, without version."""
+    """RADIOv2.5-H with normalized features (ViT-H/16). Arguments as radio_model, without version."""
     return radio_model(version="radio_v2.5-h-norm", **kwargs)
 
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from peers import CLS_TOKENS, PATCH, REGISTERS, SIZES, Forward, check_equal, forward_of, random_model
 from timing import forward_flops, print_row, print_table
 
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 
 SUBJECTS = ("radio", "transformers", "timm")
 MODES = {

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from radio import RadioConfig, load_model
 from radio.checkpoints import read_checkpoint
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 
 TEACHERS = ("clip", "siglip2-g", "dino_v2", "sam")
 WEIGHTS = "model.safetensors"
@@ -85,7 +85,7 @@ def write_file(path: Path, size: tuple[int, int, int], dtype: torch.dtype) -> No
 
 
 def build_and_copy(path: Path, config: RadioConfig, dtype: torch.dtype) -> RADIONetwork:
-    """Read everything, initialise a module of the same shape at random, copy."""
+    """Read everything, initialize a module of the same shape at random, copy."""
     if path.is_dir():
         content = safetensors.torch.load((path / WEIGHTS).read_bytes())
         stored = {name.removeprefix("radio_model."): value for name, value in content.items()}

@@ -21,8 +21,8 @@ from timing import CLOCKS, interleaved, print_header, print_row, print_table, ra
 from torch import Tensor
 
 from radio import RadioOutput
+from radio.modeling.network import RADIONetwork
 from radio.modeling.patch_generator import flatten_patches
-from radio.modeling.radio_model import RADIONetwork
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.05}
 
@@ -83,7 +83,7 @@ def check_equal(expected: list[RadioOutput], actual: list[Tensor], what: str, to
     return apart
 
 
-def synchronised(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
+def synchronized(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """The call, and waiting until a GPU has done it."""
 
     def run() -> None:
@@ -132,7 +132,7 @@ def main() -> None:
         "padded to the largest": lambda: padded(model, images),
         "transformers, packed": peer,
     }
-    calls = {name: synchronised(call, device) for name, call in ways.items()}
+    calls = {name: synchronized(call, device) for name, call in ways.items()}
     seconds = interleaved(calls, args.rounds, CLOCKS[args.clock])
 
     print_header()

@@ -17,7 +17,7 @@ from transformers import RadioConfig as TransformersConfig
 from transformers import RadioModel as TransformersRadio
 
 from radio import RadioConfig
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 
 Forward = Callable[[Tensor], Any]
 
@@ -125,7 +125,7 @@ def _transformers_names(model: RADIONetwork) -> dict[str, Tensor]:
 
 
 def timm_peer(model: RADIONetwork) -> nn.Module:
-    """timm's model with our weights, converted by timm's own code. It takes normalised pixels."""
+    """timm's model with our weights, converted by timm's own code. It takes normalized pixels."""
     config = model.config
     size = next(s for s in SIZES.values() if (s.width, s.depth) == (config.embed_dim, config.depth))
     with torch.device("meta"):
@@ -144,7 +144,7 @@ def timm_peer(model: RADIONetwork) -> nn.Module:
 def forward_of(subject: str, model: RADIONetwork) -> Forward:
     """The forward pass of "radio", "transformers" or "timm", from pixels in [0, 1], with our model's weights.
 
-    timm's model has no input normalisation, so ours runs before it, as it does in the other two. transformers' model
+    timm's model has no input normalization, so ours runs before it, as it does in the other two. transformers' model
     wants pixels in the dtype of its weights.
     """
     if subject == "radio":

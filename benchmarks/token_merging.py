@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 
 from radio import RadioConfig, load_model
-from radio.modeling.radio_model import RADIONetwork
-from radio.token_merging import InNetworkMerging, merge_tokens
-from radio.token_merging.counts import default_stride
+from radio.modeling.network import RADIONetwork
+from radio.modeling.token_merging import InNetworkMerging, merge_tokens
+from radio.modeling.token_merging.counts import default_stride
 
 PHOTOS = sorted((Path(__file__).parent.parent / "examples" / "images").glob("*.jpg"))
 
@@ -169,7 +169,7 @@ def compare_loss(model: RADIONetwork, sizes: Sizes, source: str) -> None:
     side = sizes.merge_pixels // patch
     sources = {
         source: [model(x).features.float() for x in photos],
-        "normalised pixels of each patch": [
+        "normalized pixels of each patch": [
             _flat(F.pixel_unshuffle(model.input_conditioner(x).float(), patch)) for x in photos
         ],
     }

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 import radio
-from radio.modeling.radio_model import RADIONetwork
-from radio.tasks.distributed import Processes, processes
-from radio.tasks.image_batches import ImageFolder, batches
+from radio.data.labelled import ImageFolder, batches
+from radio.distributed import Processes, processes
+from radio.modeling.network import RADIONetwork
 from radio.tasks.knn import classify, write_summaries
 
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 import radio
 from radio.files import written_at_once
 from radio.tasks.mode_switching import Measurement, measure_mode_switching
-from radio.tasks.teachers import DINOV2_GIANT, Teacher, TimmTeacher, saved_teacher
+from radio.tasks.teacher_features import DINOV2_GIANT, Teacher, TimmTeacher, saved_teacher
 
 TITLES = {"teacher": "Error against the teacher", "reference": "Error against the model itself at {}"}
 

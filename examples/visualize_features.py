@@ -1,8 +1,8 @@
-"""Spatial features of images as colours, at several sizes, on one sheet.
+"""Spatial features of images as colors, at several sizes, on one sheet.
 
     python examples/visualize_features.py --model radio_v2.5-l examples/images/*.jpg -o out/features.png
 
-One PCA is fitted over all images and sizes, so the same colour means the same thing everywhere. The command
+One PCA is fitted over all images and sizes, so the same color means the same thing everywhere. The command
 ``radio pca`` does this and more.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import radio
+from radio.drawing.pictures import Panel, feature_picture, fitting, photograph, sheet
 from radio.images import load_image
 from radio.tasks.pca import PCAAccumulator
-from radio.tasks.pictures import Panel, feature_picture, fitting, photograph, sheet
 from radio.tasks.spatial import spatial_features
 
 

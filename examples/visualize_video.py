@@ -1,4 +1,4 @@
-"""A video next to its spatial features as colours, which stay the same over time.
+"""A video next to its spatial features as colors, which stay the same over time.
 
     python examples/visualize_video.py --model radio_v2.5-l clip.mp4 -o out/clip.mp4
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radio
+from radio.drawing.video import describe_video, draw_video, read_frames, sample_frames
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
-from radio.tasks.video import describe_video, draw_video, read_frames, sample_frames
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import radio
 from radio.encoding import Encoding
-from radio.token_merging import TokenMerging
+from radio.modeling.token_merging import TokenMerging
 
 
 class Projector(nn.Module):
@@ -90,7 +90,7 @@ def language_inputs(
 
 
 def paint(photograph: Path, encoding: Encoding, cell: int = 24, gap: int = 24) -> Image.Image:
-    """The photograph, and next to it the region of every token in the mean colour of its patches.
+    """The photograph, and next to it the region of every token in the mean color of its patches.
 
     Args:
         photograph: The image that was encoded.
@@ -105,8 +105,8 @@ def paint(photograph: Path, encoding: Encoding, cell: int = 24, gap: int = 24) -
     pixels = torch.from_numpy(np.array(photo)).float()
     patches = pixels.reshape(rows, cell, columns, cell, 3).mean(dim=(1, 3))
     plan = encoding.backbone.plan
-    colours = plan.unmerge(plan.reduce(patches.reshape(1, -1, 3).to(plan.sizes.device)))[0].cpu()
-    painted = _enlarge(colours.reshape(rows, columns, 3), cell)
+    colors = plan.unmerge(plan.reduce(patches.reshape(1, -1, 3).to(plan.sizes.device)))[0].cpu()
+    painted = _enlarge(colors.reshape(rows, columns, 3), cell)
 
     tokens = _enlarge(plan.assignment.cpu().reshape(rows, columns), cell)
     border = torch.zeros(height, width, dtype=torch.bool)

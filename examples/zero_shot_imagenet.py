@@ -21,8 +21,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radio
-from radio.tasks.distributed import processes
-from radio.tasks.image_batches import HubImages, ImageFolder, batches
+from radio.data.labelled import HubImages, ImageFolder, batches
+from radio.distributed import processes
 from radio.tasks.zero_shot import (
     Accuracy,
     ZeroShotClassifier,
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         "--resolution",
         type=int,
         nargs="+",
-        help="one number: short side, aspect ratio kept; two: height and width of a centre crop",
+        help="one number: short side, aspect ratio kept; two: height and width of a center crop",
     )
     parser.add_argument("--resolutions", type=int, nargs="+", help="several short sides, one after the other")
     parser.add_argument("--sweep", action="store_true", help=f"short sides {', '.join(map(str, SWEEP))}")
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def sizes(arguments: argparse.Namespace, preferred: int) -> list[str]:
-    """The sizes to run: a short side, or height and width of a centre crop."""
+    """The sizes to run: a short side, or height and width of a center crop."""
     if arguments.sweep:
         return [f"short:{side}" for side in SWEEP]
     if arguments.resolutions:

@@ -19,7 +19,7 @@ _PUBLIC = {
     "RadioOutput": "radio.modeling.outputs",
     "Resolution": "radio.modeling.outputs",
     "Encoding": "radio.encoding",
-    "TokenMerging": "radio.token_merging",
+    "TokenMerging": "radio.modeling.token_merging",
     "RELEASES": "radio.catalog",
     "RadioError": "radio.errors",
     "CheckpointError": "radio.errors",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from radio.loading import load_model
     from radio.model import RADIOModel
     from radio.modeling.outputs import RadioOutput, Resolution
-    from radio.token_merging import TokenMerging
+    from radio.modeling.token_merging import TokenMerging
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ class Release:
         version: Its name, e.g. ``"radio_v2.5-l"``.
         repository: The Hugging Face repository that holds its torch file.
         filename: The torch file.
-        licence: The licence of the weights (not of this library).
+        license: The license of the weights (not of this library).
         patch_size: Side of a patch, in pixels.
         max_resolution: Largest side of an image, in pixels.
         preferred_resolution: Height and width at which the model works best.
@@ -37,7 +37,7 @@ class Release:
     version: str
     repository: str
     filename: str
-    licence: str
+    license: str
     patch_size: int
     max_resolution: int
     preferred_resolution: tuple[int, int]
@@ -58,7 +58,7 @@ def _v2_5(
         "version": f"radio_v2.5-{size}",
         "repository": "nvidia/RADIO",
         "filename": filename,
-        "licence": _NON_COMMERCIAL,
+        "license": _NON_COMMERCIAL,
         "patch_size": patch,
         "max_resolution": 2048,
         "preferred_resolution": (768, 768),
@@ -77,7 +77,7 @@ def _v2(version: str, filename: str) -> Release:
         version=version,
         repository="nvidia/RADIO",
         filename=filename,
-        licence=_NON_COMMERCIAL,
+        license=_NON_COMMERCIAL,
         patch_size=16,
         max_resolution=2048,
         preferred_resolution=(432, 432),
@@ -101,7 +101,7 @@ def _c_radio(
         "version": version,
         "repository": f"nvidia/{repository}",
         "filename": filename,
-        "licence": _OPEN_MODEL,
+        "license": _OPEN_MODEL,
         "patch_size": 16,
         "max_resolution": 2048,
         "preferred_resolution": (512, 512),
@@ -135,7 +135,7 @@ RELEASES: tuple[Release, ...] = (
         version="radio_v1",
         repository="nvidia/RADIO",
         filename="radio_v1.pth.tar",
-        licence=_NON_COMMERCIAL,
+        license=_NON_COMMERCIAL,
         patch_size=14,
         max_resolution=1050,
         preferred_resolution=(378, 378),
@@ -148,7 +148,7 @@ RELEASES: tuple[Release, ...] = (
         version="e-radio_v2",
         repository="nvidia/RADIO",
         filename="eradio_v2.pth.tar",
-        licence=_NON_COMMERCIAL,
+        license=_NON_COMMERCIAL,
         patch_size=16,
         max_resolution=2048,
         preferred_resolution=(512, 512),

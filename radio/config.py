@@ -82,7 +82,7 @@ class RadioConfig:
         scaled_norm: Whether the output of block i's norms is multiplied by 1/sqrt(i), i from 1.
         final_norm: Whether a final LayerNorm follows the blocks.
         pos_embed_has_class: Plain layout: whether the position embedding starts with the class token's.
-        feature_normalizer: Whether the spatial features are normalised.
+        feature_normalizer: Whether the spatial features are normalized.
         intermediate_normalizer: ``None``, ``"shared"`` (one rotation) or ``"per_layer"``.
         dtype: Name of the dtype that the checkpoint's model runs in, e.g. ``"float32"``.
         version: Released version name, or an empty string.

@@ -47,7 +47,7 @@ def download_release(
     """The torch file of a released version, from the local cache or the Hub.
 
     Interrupted downloads resume; ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
-    everywhere in huggingface_hub. The licence of the weights is logged when the file is first downloaded.
+    everywhere in huggingface_hub. The license of the weights is logged when the file is first downloaded.
 
     Raises:
         DownloadError: The file is not in the cache and cannot be fetched; the message says which file of which
@@ -58,7 +58,7 @@ def download_release(
         release.repository, release.filename, cache_dir, revision, local_files_only, token, progress
     )
     if not cached:
-        logger.warning("the weights of %s are licensed under: %s", release.version, release.licence)
+        logger.warning("the weights of %s are licensed under: %s", release.version, release.license)
     return path
 
 
@@ -69,7 +69,7 @@ def download_repository(
     local_files_only: bool = False,
     token: str | bool | None = None,
     progress: bool = True,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """The folder of a Hub repository with ``config.json`` and its safetensors weights.
 
@@ -84,7 +84,7 @@ def download_repository(
     config = _fetch(repository, CONFIG, *options)
     _fetch_weights(repository, config.parent, options)
     if not cached:
-        terms = licence or f"see https://huggingface.co/{repository}"
+        terms = license or f"see https://huggingface.co/{repository}"
         logger.warning("the weights of %s are licensed under: %s", repository, terms)
     return config.parent
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from radio.images import ImageInput, SizeSpec, is_batch, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
-from radio.modeling.merged_outputs import MergedRadioOutput
-from radio.modeling.merging import check_merging, merging_per_image
+from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput, Resolution
-from radio.modeling.radio_model import FeatureFormat, RADIONetwork
-from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging
+from radio.modeling.token_merging import InNetworkMerging, MergePlan, TokenMerging
+from radio.modeling.token_merging.in_blocks import check_merging, merging_per_image
+from radio.modeling.token_merging.outputs import MergedRadioOutput
 
 _ImageOutput = RadioOutput | MergedRadioOutput
 
@@ -55,7 +55,7 @@ def encode_images(
     """Features of images; see `RADIOModel.encode`."""
     if not isinstance(model.input_conditioner, InputConditioner):
         raise RuntimeError(
-            "the preprocessor was made external, so encode() cannot normalise; "
+            "the preprocessor was made external, so encode() cannot normalize; "
             "set model.input_conditioner to it again, or call model(conditioner(x))"
         )
     if batch_size < 1:

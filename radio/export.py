@@ -20,8 +20,8 @@ from torch.export import Dim, ExportedProgram
 import radio
 from radio.catalog import find_release
 from radio.errors import ExportError
+from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
-from radio.modeling.radio_model import FeatureFormat, RADIONetwork
 from radio.optional import require
 from radio.quantization import is_quantized
 
@@ -118,7 +118,7 @@ def export_model(
 ) -> list[Check]:
     """Write the model to an ONNX file or a ``torch.export`` file.
 
-    The input ``pixels`` is (B, 3, H, W) float32 in [0, 1]: normalisation is inside. The outputs are ``summary``,
+    The input ``pixels`` is (B, 3, H, W) float32 in [0, 1]: normalization is inside. The outputs are ``summary``,
     ``features`` and, for every adaptor, e.g. ``clip_summary`` and ``clip_features``.
 
     Args:
@@ -236,14 +236,14 @@ def _shapes_to_check(
 
 def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
     release = find_release(model.config.version)
-    licence = release.licence if release else "unknown; ask whoever trained the weights"
+    license = release.license if release else "unknown; ask whoever trained the weights"
     return {
         "version": model.config.version or model.config.architecture,
-        "licence_of_the_weights": licence,
+        "license_of_the_weights": license,
         "exported_with": f"radio {radio.__version__}, torch {torch.__version__}",
         "patch_size": str(model.patch_size),
         "height_and_width_are_multiples_of": str(model.min_resolution_step),
-        "input": "pixels (B, 3, H, W) float32 in [0, 1]; normalisation is inside",
+        "input": "pixels (B, 3, H, W) float32 in [0, 1]; normalization is inside",
         "feature_format": feature_fmt,
         "adaptors": ",".join(model.adaptors or ()),
     }
@@ -290,7 +290,7 @@ def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], m
             )
     except torch.onnx.OnnxExporterError as error:
         if is_quantized(model):
-            remedy = "Quantise with mode='int8_weight_only', which ONNX can hold, or write a .pt2 file"
+            remedy = "Quantize with mode='int8_weight_only', which ONNX can hold, or write a .pt2 file"
         else:
             remedy = "Write a .pt2 file instead"
         reason = str(error.__cause__ or error).splitlines()[0]

@@ -12,12 +12,12 @@ import torch
 
 from radio.catalog import find_release, get_release
 from radio.checkpoints import Checkpoint, read_checkpoint
+from radio.checkpoints.fill import fill
 from radio.config import RadioConfig
 from radio.download import download_release, download_repository
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
 from radio.modeling.adaptors import Adaptor
-from radio.modeling.build import fill
 from radio.text import has_text, text_encoder_for
 
 logger = logging.getLogger(__name__)
@@ -153,8 +153,8 @@ def open_checkpoint(
             f"{release.version} (a convolutional hybrid) is not supported; use a ViT version"
         )
     if "/" in name:
-        licence = release.licence if release else None
-        return read_checkpoint(download_repository(name, *options, licence=licence), release)
+        license = release.license if release else None
+        return read_checkpoint(download_repository(name, *options, license=license), release)
     release = get_release(name)
     return read_checkpoint(download_release(release, *options), release)
 

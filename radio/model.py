@@ -15,8 +15,8 @@ from radio.checkpoints import write_hub_repo
 from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, SizeSpec
 from radio.modeling.input_conditioner import InputConditioner
-from radio.modeling.radio_model import FeatureFormat, RADIONetwork
-from radio.token_merging import InNetworkMerging, TokenMerging
+from radio.modeling.network import FeatureFormat, RADIONetwork
+from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 
 
 class RADIOModel(RADIONetwork):
@@ -70,8 +70,8 @@ class RADIOModel(RADIONetwork):
             folder: Made if it does not exist.
 
         Raises:
-            RuntimeError: The preprocessor was made external, so the model does not have its normalisation, or the
-                weights are quantised.
+            RuntimeError: The preprocessor was made external, so the model does not have its normalization, or the
+                weights are quantized.
             OSError: The folder cannot be written.
         """
         if not isinstance(self.input_conditioner, InputConditioner):
@@ -80,8 +80,8 @@ class RADIOModel(RADIONetwork):
             )
         if any(type(value) is not torch.Tensor for value in self.state_dict().values()):
             raise RuntimeError(
-                "the model holds quantised or otherwise wrapped weights, which the Hub layout has no place for; "
-                "save it first and quantise what you load"
+                "the model holds quantized or otherwise wrapped weights, which the Hub layout has no place for; "
+                "save it first and quantize what you load"
             )
         built = tuple(adaptor for adaptor in self.config.adaptors if adaptor.name in (self.adaptors or {}))
         config = replace(

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar, get_args
 
 from torch import nn
 
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 from radio.optional import require
 
 Mode = Literal["int8_weight_only", "int8_dynamic"]
@@ -19,14 +19,14 @@ _CONFIGS = {
 
 
 def quantize(model: Network, mode: Mode = "int8_weight_only") -> Network:
-    """Quantise the linear layers of the transformer blocks to int8, in place, on a CPU or a GPU.
+    """Quantize the linear layers of the transformer blocks to int8, in place, on a CPU or a GPU.
 
     They hold nearly all of the weights. The patch projection, the norms, the position embeddings, the normalizers and
     the adaptor heads keep their dtype: they are small, and errors there go straight into the outputs.
 
     Args:
-        model: A float model; move it to its device and dtype first. Quantise for inference only, and save before:
-            a quantised model cannot be trained or written with ``save_pretrained``.
+        model: A float model; move it to its device and dtype first. Quantize for inference only, and save before:
+            a quantized model cannot be trained or written with ``save_pretrained``.
         mode: ``"int8_weight_only"`` stores weights in int8, one scale per output channel, and computes in the model's
             dtype: half the memory of bfloat16. ``"int8_dynamic"`` also rounds activations to int8, one scale per
             token, so that the products run on int8 hardware; together with ``torch.compile`` it is the fast one.
@@ -35,17 +35,17 @@ def quantize(model: Network, mode: Mode = "int8_weight_only") -> Network:
         The model.
 
     Raises:
-        ValueError: An unknown mode, a model in training mode, or one that is quantised already.
+        ValueError: An unknown mode, a model in training mode, or one that is quantized already.
         MissingExtraError: torchao is not installed.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(get_args(Mode))}")
     if model.training:
         raise ValueError(
-            "the model is in training mode; quantisation is for inference: call model.eval() first"
+            "the model is in training mode; quantization is for inference: call model.eval() first"
         )
     if is_quantized(model):
-        raise ValueError("the model is quantised already; load it again to quantise it in another way")
+        raise ValueError("the model is quantized already; load it again to quantize it in another way")
     torchao = require("torchao.quantization", "quantize")
     torchao.quantize_(model.blocks, getattr(torchao, _CONFIGS[mode])(), filter_fn=_is_linear)
     return model

@@ -21,7 +21,7 @@ SIZES = (
     "parameters",
     "in bfloat16",
 )
-USE = ("version", "works best at", "up to", "ViTDet", "adaptors", "licence", "weights")
+USE = ("version", "works best at", "up to", "ViTDet", "adaptors", "license", "weights")
 
 
 def sizes() -> str:
@@ -68,7 +68,7 @@ def use() -> str:
                 release.max_resolution,
                 _windows(release),
                 ", ".join(release.adaptors) or "–",
-                "open" if release.licence.startswith("NVIDIA Open") else "non-commercial",
+                "open" if release.license.startswith("NVIDIA Open") else "non-commercial",
                 f"`{release.repository}` / `{release.filename}`",
             )
         )

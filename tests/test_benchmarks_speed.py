@@ -1,4 +1,4 @@
-"""The benchmarks of packing, windows, quantisation and the GPU run on a CPU with tiny sizes."""
+"""The benchmarks of packing, windows, quantization and the GPU run on a CPU with tiny sizes."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_no_gradients_but_usable_in_training(model):
     [
         ("nowhere.jpg", {}, ImageError, "nowhere.jpg"),
         (torch.rand(3, 32, 32) * 255, {}, ImageError, "divide by 255"),
-        (torch.randn(3, 32, 32), {}, ImageError, "normalised"),
+        (torch.randn(3, 32, 32), {}, ImageError, "normalized"),
         (torch.rand(3, 32, 32), {"batch_size": 0}, ValueError, "batch_size"),
         (torch.rand(3, 32, 32), {"size": (33, 32)}, ValueError, "multiple"),
         ([torch.rand(3, 32, 32)], {"merge": []}, ValueError, "one for each"),

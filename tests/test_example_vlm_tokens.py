@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from radio import load_model
-from radio.token_merging import TokenMerging
+from radio.modeling.token_merging import TokenMerging
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar"
@@ -61,7 +61,7 @@ def test_the_projector_learns_and_knows_where_tokens_lie(example: dict, encoding
     assert torch.pdist(embedded).min() > 0.1
 
 
-def test_picture_paints_every_region_in_its_mean_colour(example: dict, encodings: list, photos: list) -> None:
+def test_picture_paints_every_region_in_its_mean_color(example: dict, encodings: list, photos: list) -> None:
     cell, gap = 8, 4
     encoding = encodings[0]
     rows, columns = encoding.grid

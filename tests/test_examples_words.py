@@ -1,4 +1,4 @@
-"""The examples with words and neighbours run, alone and under torchrun, and give the same numbers."""
+"""The examples with words and neighbors run, alone and under torchrun, and give the same numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import radio
-from radio.tasks.distributed import Processes
-from radio.tasks.image_batches import ImageFolder
+from radio.data.labelled import ImageFolder
+from radio.distributed import Processes
 from radio.tasks.zero_shot import Accuracy, ZeroShotClassifier, count_correct, imagenet_templates
 
 ROOT = Path(__file__).parent.parent

@@ -77,7 +77,7 @@ def test_onnx_says_what_it_is(model, dynamic_onnx):
     metadata = {entry.key: entry.value for entry in file.metadata_props}
     assert metadata["adaptors"] == "clip,sam"
     assert metadata["height_and_width_are_multiples_of"] == "16"
-    assert {"version", "licence_of_the_weights", "exported_with", "feature_format"} <= metadata.keys()
+    assert {"version", "license_of_the_weights", "exported_with", "feature_format"} <= metadata.keys()
     assert [output.name for output in file.graph.output] == output_names(model)
     assert output_names(model)[:4] == ["summary", "features", "clip_summary", "clip_features"]
     assert [file.graph.input[0].name, len(file.graph.input)] == ["pixels", 1]

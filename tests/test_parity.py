@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from radio import load_model
-from radio.modeling import attention, linear
+from radio.modeling.kernels import attention, linear
 from radio.modeling.outputs import RadioOutput
 
 REFERENCE = Path(__file__).parent / "reference"

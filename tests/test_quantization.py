@@ -64,7 +64,7 @@ def test_blocks_are_int8_and_the_rest_is_not(reference):
 
 
 @torch.inference_mode()
-def test_copies_stay_quantised(reference):
+def test_copies_stay_quantized(reference):
     model = quantize(_load(reference))
     twin = copy.deepcopy(model)
     assert is_quantized(twin)
@@ -78,7 +78,7 @@ def test_bad_requests(reference):
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         quantize(model.train())
     quantize(model.eval())
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="quantized already"):
         quantize(model)
 
 
@@ -112,6 +112,6 @@ def test_dynamic_exports_to_torch_export_only(reference, tmp_path):
 
 def test_a_quantised_model_is_not_saved_half(reference, tmp_path):
     model = quantize(_load(reference), "int8_weight_only")
-    with pytest.raises(RuntimeError, match="quantised"):
+    with pytest.raises(RuntimeError, match="quantized"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()

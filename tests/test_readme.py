@@ -58,6 +58,6 @@ def test_the_table_of_models_is_the_catalogue() -> None:
             row = [cell.strip() for cell in rows[release.version].strip("|").split("|")]
             assert row[2:4] == [str(release.patch_size), f"{height} × {width}"]
             assert row[4:6] == [str(release.max_resolution), ", ".join(release.adaptors)]
-            assert row[6] == release.licence
+            assert row[6] == release.license
         else:
             assert f"`{release.version}`" in text or not release.supported

@@ -1,4 +1,4 @@
-"""Fold spectral reparametrisation into plain weights.
+"""Fold spectral reparametrization into plain weights.
 
 Source: Zhai et al., "Stabilizing Transformer Training by Preventing Attention Entropy Collapse" (2023), with the
 power iteration of Miyato et al., "Spectral Normalization" (2018).
@@ -18,7 +18,7 @@ _MARK = ".parametrizations.weight."
 
 
 def fold_spectral(tensors: dict[str, Tensor], spectral_reparam: Any) -> dict[str, Tensor]:
-    """Replace every reparametrised weight by its effective value.
+    """Replace every reparametrized weight by its effective value.
 
     Args:
         tensors: State dict, with or without ``X.parametrizations.weight.…`` entries.

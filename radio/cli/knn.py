@@ -1,4 +1,4 @@
-"""``radio knn``: classify images by their nearest neighbours among labelled ones."""
+"""``radio knn``: classify images by their nearest neighbors among labelled ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, adaptors=False)
     parser.add_argument("--size", default="224", help="short side, or crop:224x224, … (default: 224)")
-    parser.add_argument("--k", type=positive, default=20, help="neighbours that vote (default: 20)")
+    parser.add_argument("--k", type=positive, default=20, help="neighbors that vote (default: 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: 0.07)")
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default: 5)")
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the accuracy, class by class, or the classes of every image, best first."""
     import torch
 
-    from radio.tasks.image_batches import ImageFolder
+    from radio.data.labelled import ImageFolder
     from radio.tasks.knn import classify
 
     train = ImageFolder(args.train)
@@ -68,7 +68,7 @@ def _has_class_folders(path: Path) -> bool:
 def _summaries(model: RADIOModel, paths: Sequence[Path], args: argparse.Namespace, what: str) -> np.ndarray:
     import numpy as np
 
-    from radio.tasks.image_batches import batches
+    from radio.data.labelled import batches
     from radio.tasks.knn import write_summaries
 
     out = np.empty((len(paths), model.summary_dim), dtype=np.float32)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
         return
     print_table(
         [_as_row(release, is_cached(release)) for release in RELEASES],
-        ("version", "parameters", "size", "max", "patch", "adaptors", "cached", "licence of the weights"),
+        ("version", "parameters", "size", "max", "patch", "adaptors", "cached", "license of the weights"),
     )
 
 
@@ -43,7 +43,7 @@ def _as_row(release: Any, cached: bool) -> tuple[str, ...]:
         str(release.patch_size),
         ", ".join(release.adaptors) or "-",
         "yes" if cached else "no",
-        release.licence,
+        release.license,
     )
 
 

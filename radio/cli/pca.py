@@ -1,4 +1,4 @@
-"""``radio pca``: spatial features of images or of a video as colours."""
+"""``radio pca``: spatial features of images or of a video as colors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from radio.cli.common import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from radio.drawing.pictures import Panel
     from radio.model import RADIOModel
     from radio.tasks.pca import PCAFit
-    from radio.tasks.pictures import Panel
 
 _EPILOG = """\
-One PCA is fitted over all images and sizes, so that the same colour means the same thing in all of them. Patches of
+One PCA is fitted over all images and sizes, so that the same color means the same thing in all of them. Patches of
 unusually high norm, a known artefact of large vision transformers, are left out of the fit.
 
 For images, DIR gets NAME-SIZE.png for each image and size, and contact-sheet.png with all of them. With --side-by-side
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
-    from radio.tasks.video import VIDEO_SUFFIXES
+    from radio.drawing.video import VIDEO_SUFFIXES
 
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
@@ -142,9 +142,9 @@ def _draw_image(
     """Write an image's own pictures; returns its row of the contact sheet."""
     from PIL import Image
 
+    from radio.drawing.pictures import Panel, feature_picture, fitting, photograph, sheet
     from radio.images import load_image
     from radio.tasks.pca import outlier_patches
-    from radio.tasks.pictures import Panel, feature_picture, fitting, photograph, sheet
     from radio.tasks.spatial import spatial_features
 
     pixels = load_image(path)
@@ -173,9 +173,9 @@ def _draw_image(
 
 
 def _run_video(path: Path, args: argparse.Namespace) -> None:
+    from radio.drawing.video import check_video_name, describe_video, draw_video, read_frames, sample_frames
     from radio.tasks.pca import PCAAccumulator, PCAFit
     from radio.tasks.spatial import feature_space, spatial_features
-    from radio.tasks.video import check_video_name, describe_video, draw_video, read_frames, sample_frames
 
     if len(args.sizes) > 1:
         raise ValueError(f"a video has one size, got {len(args.sizes)}: {','.join(args.sizes)}")
@@ -219,7 +219,7 @@ def _sheet_name(number: int) -> str:
 
 
 def _save_sheet(rows: list[list[Panel]], path: Path) -> None:
-    from radio.tasks.pictures import sheet
+    from radio.drawing.pictures import sheet
 
     _save(sheet(rows), path)
 

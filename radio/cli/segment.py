@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from radio.cli.common import add_model_arguments, keep_inputs, positive, print_table, written_at_once
-from radio.cli.words import add_label_arguments, load_with_text, read_labels
+from radio.cli.labels import add_label_arguments, load_with_text, read_labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=positive, metavar="PIXELS", help="side of the crops that cover a large image"
     )
-    parser.add_argument("--stride", type=positive, metavar="PIXELS", help="distance of neighbouring crops")
-    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours, 0 to 1 (default: 0.55)")
+    parser.add_argument("--stride", type=positive, metavar="PIXELS", help="distance of neighboring crops")
+    parser.add_argument("--opacity", type=float, default=0.55, help="of the colors, 0 to 1 (default: 0.55)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from radio.drawing.pictures import Size
     from radio.model import RADIOModel
-    from radio.tasks.pictures import Size
 
 _EPILOG = """\
 The picture shows the image with the chosen patch framed, and the cosine similarity of every patch with it. Further
@@ -80,8 +80,8 @@ def _check(args: argparse.Namespace) -> None:
 def _similarity(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
     from PIL import Image
 
+    from radio.drawing.pictures import Panel, color_scale, fitting, frame_patch, heat_map, photograph, sheet
     from radio.images import load_image
-    from radio.tasks.pictures import Panel, colour_scale, fitting, frame_patch, heat_map, photograph, sheet
     from radio.tasks.similarity import patch_at, similarity_to_patch
     from radio.tasks.spatial import spatial_features
 
@@ -103,14 +103,14 @@ def _similarity(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
             frame_patch(heat, patch, grid, _MARK)
         cells = f"{similarity.shape[1]} x {similarity.shape[0]} patches"
         rows.append([Panel(shown, path.name), Panel(heat, cells)])
-    return sheet(rows, colour_scale(_SIDE, f"{low:.2f}", "1", "cosine similarity", 16))
+    return sheet(rows, color_scale(_SIDE, f"{low:.2f}", "1", "cosine similarity", 16))
 
 
 def _attention(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
     from PIL import Image
 
+    from radio.drawing.pictures import Panel, color_scale, fitting, frame_patch, photograph, sheet
     from radio.images import load_image, resize_image
-    from radio.tasks.pictures import Panel, colour_scale, fitting, frame_patch, photograph, sheet
     from radio.tasks.similarity import attention_maps, patch_at
 
     pixels = load_image(args.images[0])
@@ -136,11 +136,11 @@ def _attention(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
             panels.append(Panel(_own_range(heads.mean(dim=0), size), label))
         title = f"attention of the class tokens, block {maps.block}"
     rows = [panels[i : i + _HEADS_IN_A_ROW] for i in range(0, len(panels), _HEADS_IN_A_ROW)]
-    return sheet(rows, colour_scale(_SIDE, "0", "its own maximum", "each map from", 14), title)
+    return sheet(rows, color_scale(_SIDE, "0", "its own maximum", "each map from", 14), title)
 
 
 def _own_range(values: Tensor, size: Size) -> Image.Image:
-    from radio.tasks.pictures import heat_map
+    from radio.drawing.pictures import heat_map
 
     return heat_map(values, size, 0, max(float(values.max()), 1e-12))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radio.cli.common import add_model_arguments, find_images, positive, print_table, progress
-from radio.cli.words import add_label_arguments, load_with_text, read_labels
+from radio.cli.labels import add_label_arguments, load_with_text, read_labels
 
 if TYPE_CHECKING:
     from radio.tasks.zero_shot import Ranked

@@ -24,7 +24,7 @@ def check_range(pixels: Tensor, source: str = "the image") -> Tensor:
 
     Raises:
         ImageError: Values are NaN, infinite or outside of [0, 1]; the message says what the values look like
-            (already normalised, 0…255, 0…65535, overshoot of a resize) and what to do.
+            (already normalized, 0…255, 0…65535, overshoot of a resize) and what to do.
     """
     lowest, highest = (bound.item() for bound in torch.aminmax(pixels.detach()))
     if not torch.isfinite(torch.tensor([lowest, highest])).all():
@@ -46,13 +46,13 @@ def _mistake(lowest: float, highest: float) -> str:
         return "That looks like the overshoot of a bicubic or Lanczos resize: clamp it, image.clip(0, 1)"
     if -1 <= lowest < 0 and highest <= 1:
         return (
-            "That looks like an image that was normalised to [-1, 1]: undo it, (image + 1) / 2. "
-            "The model normalises by itself"
+            "That looks like an image that was normalized to [-1, 1]: undo it, (image + 1) / 2. "
+            "The model normalizes by itself"
         )
     if -_NORMALISED <= lowest < 0 and highest <= _NORMALISED:
         return (
-            "That looks like an image that was already normalised by a mean and standard deviation: leave that step "
-            "out. The model normalises by itself"
+            "That looks like an image that was already normalized by a mean and standard deviation: leave that step "
+            "out. The model normalizes by itself"
         )
     if lowest >= 0 and highest <= 255:
         return "That looks like 0…255: divide by 255, or make it 8-bit (uint8)"

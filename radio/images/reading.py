@@ -42,12 +42,12 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         image: One of
 
             - a path to a file that Pillow reads (JPEG, PNG, WebP, TIFF, ...), or a PIL image: of any mode that
-              Pillow converts to RGB, and 16-bit grey. The EXIF orientation is applied. Of several frames the
+              Pillow converts to RGB, and 16-bit gray. The EXIF orientation is applied. Of several frames the
               current one is taken, the first for a path.
             - a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
             - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W)
 
-            Arrays and tensors are uint8 (0…255), uint16 (0…65535) or floating point in [0, 1]. One channel is grey,
+            Arrays and tensors are uint8 (0…255), uint16 (0…65535) or floating point in [0, 1]. One channel is gray,
             three are red, green, blue; a fourth is alpha (not premultiplied).
         background: Red, green, blue in [0, 1]: what shows through where an image is transparent. White by default.
 

@@ -18,7 +18,7 @@ SizeSpec = int | str | Sequence[int] | None
 
 _FORMS = (
     "512 or 'short:512' (short side), 'long:512' (long side), 'patches:1024' (at most so many patches), "
-    "(512, 768) or '512x768' (height and width), 'crop:512x768' (height and width, centre cut out)"
+    "(512, 768) or '512x768' (height and width), 'crop:512x768' (height and width, center cut out)"
 )
 
 
@@ -52,7 +52,7 @@ def target_size(
             - ``"long:512"``: the long side
             - ``"patches:1024"``: at most so many patches; an image that has fewer keeps its size
             - ``(512, 768)`` or ``"512x768"``: exactly this height and width
-            - ``"crop:512x768"``: exactly this height and width, for the centre of the image (see `resize_image`)
+            - ``"crop:512x768"``: exactly this height and width, for the center of the image (see `resize_image`)
         step: Height and width become multiples of this (a model's ``min_resolution_step``).
         patch_size: Side of a patch in pixels, for ``"patches:…"``; ``step`` if not given.
         max_side: The largest side that the model supports (its ``max_resolution``), in pixels.
@@ -105,7 +105,7 @@ def resize_image(
     Args:
         image: (3, H, W) or (B, 3, H, W) floating point in [0, 1].
         size, step, patch_size, max_side: As in `target_size`. With ``"crop:HxW"`` the image is resized to just
-            cover that height and width, and its centre is cut out.
+            cover that height and width, and its center is cut out.
 
     Returns:
         The resized image with as many dimensions as were given, or the image itself when it has the right size.
@@ -123,7 +123,7 @@ def resize_image(
 
 
 def center_crop(image: Tensor, height: int, width: int) -> Tensor:
-    """Cut out the centre.
+    """Cut out the center.
 
     Args:
         image: (..., H, W).

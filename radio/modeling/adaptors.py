@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from radio.config import AdaptorConfig
-from radio.modeling.attention import Attend, attend_all
 from radio.modeling.heads import AttentionHead, build_head
+from radio.modeling.kernels.attention import Attend, attend_all
 from radio.modeling.outputs import RadioOutput
 
 

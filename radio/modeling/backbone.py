@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from radio.config import RadioConfig
-from radio.modeling.attention import attend_all
 from radio.modeling.block import NORM_EPS, Block
-from radio.modeling.merging import MergingPass
-from radio.modeling.packing import DenseLayout, PackedLayout, TokenLayout
+from radio.modeling.kernels.attention import attend_all
+from radio.modeling.layouts import DenseLayout, PackedLayout, TokenLayout
 from radio.modeling.patch_generator import (
     PatchGenerator,
     PlainPatchEmbed,
     flatten_patches,
     resize_plain_position_embedding,
 )
+from radio.modeling.token_merging.in_blocks import MergingPass
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
         """Run a batch of images of one size.
 
         Args:
-            x: Normalised images (B, 3, H, W).
+            x: Normalized images (B, 3, H, W).
             windows: ViTDet windows; None for global attention in every block.
             collector: Takes intermediate outputs.
             merging: Merges patch tokens in every block; not together with windows.
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         """Run images of different sizes in one pass.
 
         Args:
-            images: Normalised images, each (3, H, W) of its own size.
+            images: Normalized images, each (3, H, W) of its own size.
             windows: ViTDet windows; None for global attention in every block.
             collector: Takes intermediate outputs, in the packed layout.
             merging: Merges patch tokens in every block; not together with windows.
@@ -172,7 +172,7 @@ class Backbone(nn.Module):
         return x.shape[-2] // step * window, x.shape[-1] // step * window
 
     def embed(self, x: Tensor) -> Tensor:
-        """Tokens (B, T + L, C) before the first block, of normalised images (B, 3, H, W)."""
+        """Tokens (B, T + L, C) before the first block, of normalized images (B, 3, H, W)."""
         if self.patch_generator is not None:
             return self.patch_generator(x)
         return self._embed_plain(x)

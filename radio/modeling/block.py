@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.attention import Attend, attend_all
-from radio.modeling.linear import Linear
+from radio.modeling.kernels.attention import Attend, attend_all
+from radio.modeling.kernels.linear import Linear
 
 NORM_EPS = 1e-6
 

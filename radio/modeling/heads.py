@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio.config import HeadConfig
-from radio.modeling.attention import Attend, attend_all
 from radio.modeling.block import Block
-from radio.modeling.linear import Linear
+from radio.modeling.kernels.attention import Attend, attend_all
+from radio.modeling.kernels.linear import Linear
 
 
 class MLPv1(nn.Module):

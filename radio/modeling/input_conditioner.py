@@ -1,4 +1,4 @@
-"""Input normalisation, kept with the weights."""
+"""Input normalization, kept with the weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class InputConditioner(nn.Module):
-    """Normalises pixels: ``(x - mean) / std`` in float32, then cast to the model's dtype.
+    """Normalizes pixels: ``(x - mean) / std`` in float32, then cast to the model's dtype.
 
     Buffers: ``norm_mean`` and ``norm_std``, each (3, 1, 1). Their dtype is the dtype of the result, so that the
     conditioner follows ``.half()``, ``.bfloat16()`` and ``.to()`` with the rest of the model.
@@ -22,7 +22,7 @@ class InputConditioner(nn.Module):
         self.register_buffer("norm_std", torch.empty(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise images.
+        """Normalize images.
 
         Args:
             x: (B, 3, H, W) in [0, 1], any floating dtype. Not changed.
@@ -30,5 +30,5 @@ class InputConditioner(nn.Module):
         Returns:
             (B, 3, H, W) in the model's dtype.
         """
-        normalised = (x.float() - self.norm_mean.float()) / self.norm_std.float()
-        return normalised.to(self.norm_mean.dtype)
+        normalized = (x.float() - self.norm_mean.float()) / self.norm_std.float()
+        return normalized.to(self.norm_mean.dtype)

@@ -1,4 +1,4 @@
-"""Intermediate layers: which blocks are taken, and how their outputs are normalised and averaged."""
+"""Intermediate layers: which blocks are taken, and how their outputs are normalized and averaged."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ class IntermediateCollector:
             if block == group_end:
                 self.outputs.append(self._average())
         elif block == group_end:
-            normalised, alpha = self._normalise(block, block, tokens)
-            self.outputs.append(normalised if alpha is None else normalised * alpha)
+            normalized, alpha = self._normalize(block, block, tokens)
+            self.outputs.append(normalized if alpha is None else normalized * alpha)
 
-    def _normalise(self, block: int, rotation: int, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _normalize(self, block: int, rotation: int, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Shift and rotate the patches; and the factor of every token (N, 1), 1 for prefix tokens."""
         if self._normalizer is None:
             return tokens, None
@@ -110,10 +110,10 @@ class IntermediateCollector:
         return torch.where(is_prefix, tokens, self._normalizer(tokens, block, rotation)), alpha
 
     def _accumulate(self, block: int, group_end: int, tokens: Tensor) -> None:
-        normalised, alpha = self._normalise(block, group_end, tokens)
+        normalized, alpha = self._normalize(block, group_end, tokens)
         if alpha is not None and self._pre_alpha:
-            normalised = normalised * alpha
-        self._sum = normalised if self._sum is None else self._sum + normalised
+            normalized = normalized * alpha
+        self._sum = normalized if self._sum is None else self._sum + normalized
         if alpha is not None and not self._pre_alpha:
             self._alpha_sum = alpha if self._alpha_sum is None else self._alpha_sum + alpha
         self._count += 1

@@ -22,7 +22,7 @@ class FeatureNormalizer(nn.Module):
         self.register_buffer("tx", torch.empty(dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise spatial features (B, L, C)."""
+        """Normalize spatial features (B, L, C)."""
         return F.linear(features - self.mean, self.tx)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.linear import Linear
+from radio.modeling.kernels.linear import Linear
 
 
 def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
@@ -79,7 +79,7 @@ class PatchGenerator(nn.Module):
             self.frames_per_clip = before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens of normalised images.
+        """Tokens of normalized images.
 
         Args:
             x: (B, 3, H, W), H and W multiples of the patch size.

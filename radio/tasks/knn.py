@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification on summaries, exact and in chunks.
+"""Weighted k-nearest-neighbor classification on summaries, exact and in chunks.
 
 Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4, with the settings of DINO (arXiv 2104.14294): cosine
     similarity, k = 20, a
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.radio_model import RADIONetwork
-from radio.tasks.image_batches import Batch, Progress
+from radio.data.labelled import Batch, Progress
+from radio.modeling.network import RADIONetwork
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The nearest rows of a database, nearest first.
 
     Attributes:
@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """The classes that the neighbours vote for, best first.
+    """The classes that the neighbors vote for, best first.
 
     Attributes:
         classes: ``(Q, n)`` int64.
@@ -50,7 +50,7 @@ def nearest(
     chunk_size: int = 8192,
     query_size: int = 1024,
     progress: Progress | None = None,
-) -> Neighbours:
+) -> Neighbors:
     """The k rows of the database with the largest cosine similarity to each query; exact.
 
     Only one chunk of the database, and its similarities to one block of queries, are in memory at a time
@@ -61,7 +61,7 @@ def nearest(
         queries: ``(Q, C)``, on the device where the search shall run.
         database: ``(N, C)``: a tensor, a NumPy array (memory-mapped, for one larger than memory), or an
             iterable of such chunks in order of their row numbers.
-        k: How many neighbours; all rows when the database has fewer.
+        k: How many neighbors; all rows when the database has fewer.
         chunk_size: Rows of a tensor or array that are read at a time; iterables bring their own chunks.
         query_size: Queries that are compared at a time.
         progress: Shows the progress over the chunks.
@@ -102,13 +102,13 @@ def nearest(
         first += len(chunk)
     if first == 0:
         raise ValueError("the database is empty")
-    return Neighbours(similarity, index)
+    return Neighbors(similarity, index)
 
 
 def vote(
-    neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5
+    neighbors: Neighbors, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5
 ) -> Vote:
-    """Let the neighbours vote, each with weight exp(similarity / temperature).
+    """Let the neighbors vote, each with weight exp(similarity / temperature).
 
     Args:
         labels: ``(N,)`` int64, the class of each row of the database.
@@ -124,13 +124,13 @@ def vote(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    labels = labels.to(neighbours.rows.device)
+    labels = labels.to(neighbors.rows.device)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
-    shares = (neighbours.similarity.double() / temperature).softmax(dim=-1)
+    shares = (neighbors.similarity.double() / temperature).softmax(dim=-1)
     totals = shares.new_zeros(len(shares), num_classes)
-    totals.scatter_add_(1, labels[neighbours.rows], shares)
+    totals.scatter_add_(1, labels[neighbors.rows], shares)
     ordered = totals.sort(dim=-1, descending=True, stable=True)
     return Vote(ordered.indices[:, :top], ordered.values[:, :top].float())
 
@@ -147,7 +147,7 @@ def classify(
     query_size: int = 1024,
     progress: Progress | None = None,
 ) -> Vote:
-    """Classify queries by their nearest neighbours: `nearest`, then `vote`.
+    """Classify queries by their nearest neighbors: `nearest`, then `vote`.
 
     Args:
         num_classes: One more than the largest label when ``None``.
@@ -157,10 +157,10 @@ def classify(
     """
     if hasattr(database, "shape") and len(database) != len(labels):
         raise ValueError(f"{len(database)} rows in the database but {len(labels)} labels")
-    neighbours = nearest(queries, database, k, chunk_size, query_size, progress)
+    neighbors = nearest(queries, database, k, chunk_size, query_size, progress)
     if num_classes is None:
         num_classes = int(labels.max()) + 1
-    return vote(neighbours, labels, num_classes, temperature, top)
+    return vote(neighbors, labels, num_classes, temperature, top)
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def write_summaries(model: RADIONetwork, batches: Iterable[Batch], out: Any) -> 
     """Run the backbone over images and keep their summaries.
 
     Args:
-        batches: Images, from `radio.tasks.image_batches.batches`.
+        batches: Images, from `radio.data.labelled.batches`.
         out: ``(N, D)``, a NumPy array (memory-mapped, for one larger than memory); rows get the summaries of
             the images at these positions.
     """
@@ -185,7 +185,7 @@ def _chunks(database: Any, chunk_size: int) -> Iterator[Tensor]:
         yield chunk if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))
 
 
-def _best(similarity: Tensor, known: Tensor, rows: Tensor, k: int) -> Neighbours:
+def _best(similarity: Tensor, known: Tensor, rows: Tensor, k: int) -> Neighbors:
     """The best k columns of each row.
 
     The first columns are the best so far, `known`; the others are `rows` of the database. Columns with equal
@@ -202,6 +202,6 @@ def _best(similarity: Tensor, known: Tensor, rows: Tensor, k: int) -> Neighbours
     columns = columns.gather(1, order)
     new = rows[(columns - known.shape[1]).clamp(min=0)]
     if known.shape[1] == 0:
-        return Neighbours(values, new)
+        return Neighbors(values, new)
     old = known.gather(1, columns.clamp(max=known.shape[1] - 1))
-    return Neighbours(values, torch.where(columns < known.shape[1], old, new))
+    return Neighbors(values, torch.where(columns < known.shape[1], old, new))

@@ -18,7 +18,7 @@ from torch import Tensor
 from radio.images import ImageInput, SizeSpec, load_image
 from radio.model import RADIOModel
 from radio.tasks.spatial import spatial_features
-from radio.tasks.teachers import Grid, Teacher
+from radio.tasks.teacher_features import Grid, Teacher
 
 Measure = Literal["teacher", "reference", "variance", "relative_variance"]
 

@@ -1,4 +1,4 @@
-"""PCA of spatial features to colours: one fit for all images, sizes and frames, so that colours agree.
+"""PCA of spatial features to colors: one fit for all images, sizes and frames, so that colors agree.
 
 >>> accumulator = PCAAccumulator()
 >>> for path in paths:
@@ -30,7 +30,7 @@ _KIND = "radio pca"
 
 @dataclass(frozen=True)
 class PCAFit:
-    """Three principal directions and the range that becomes a colour.
+    """Three principal directions and the range that becomes a color.
 
     Attributes:
         mean: (C,) float32.
@@ -75,7 +75,7 @@ class PCAFit:
         return torch.einsum("kc,...chw->...khw", components, features.float() - mean[:, None, None])
 
     def to_rgb(self, features: Tensor) -> Tensor:
-        """Features as colours.
+        """Features as colors.
 
         Args:
             features: (..., C, h, w), floating point.
@@ -130,7 +130,7 @@ class PCAFit:
         return cls(**tensors, source=json.loads(metadata.get("source", "{}")))
 
     def mismatch(self, space: Mapping[str, str]) -> str | None:
-        """Why the colours of some features would mean nothing: the fit was made in another space.
+        """Why the colors of some features would mean nothing: the fit was made in another space.
 
         Args:
             space: What the features are, as `radio.tasks.spatial.feature_space` gives it.
@@ -143,7 +143,7 @@ class PCAFit:
             return None
         return (
             f"this PCA was fitted in the space '{fitted}', but these features are in '{given}'; "
-            "their colours cannot be compared"
+            "their colors cannot be compared"
         )
 
 
@@ -241,10 +241,10 @@ class PCAAccumulator:
     def _update_moments(self, patches: Tensor) -> None:
         """Join two sets' moments (Chan, Golub, LeVeque 1983, "Algorithms for Computing the Sample Variance")."""
         mean = patches.mean(dim=0)
-        centred = patches - mean
+        centerd = patches - mean
         difference = mean - self._mean
         total = self.count + len(patches)
-        self._scatter += centred.T @ centred
+        self._scatter += centerd.T @ centerd
         self._scatter += torch.outer(difference, difference) * (self.count * len(patches) / total)
         self._mean += difference * (len(patches) / total)
         self.count = total

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings, get_adaptor
 
 _LUMA = (0.299, 0.587, 0.114)
-"""How much red, green and blue count for the grey of a picture (ITU-R BT.601)."""
+"""How much red, green and blue count for the gray of a picture (ITU-R BT.601)."""
 
 
 class Segmentation(NamedTuple):
@@ -58,7 +58,7 @@ def segment(
         size: The size at which the image is run, as in `radio.images.target_size`. By default its own, but the
             short side at least that of the model's preferred resolution.
         window: Side of the crops that cover the image, in pixels; by default that of the preferred resolution.
-        stride: Distance of neighbouring crops, in pixels; by default two thirds of the window.
+        stride: Distance of neighboring crops, in pixels; by default two thirds of the window.
 
     Returns:
         Labels and similarities for the height and width of the image that was given.
@@ -127,7 +127,7 @@ def patch_similarity(
         embeddings: ``(K, D)``, the labels in the adaptor's text space, rows of length 1.
         window: Side of the crops in pixels, a multiple of ``model.min_resolution_step``; ``None`` for the
             whole image at once.
-        stride: Distance of neighbouring crops in pixels, a multiple of the patch size; by default two thirds
+        stride: Distance of neighboring crops in pixels, a multiple of the patch size; by default two thirds
             of the window.
         batch_size: Crops that go through the model at once.
 
@@ -178,13 +178,13 @@ def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
 
 
 def draw(image: ImageInput, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image.Image:
-    """A picture of a segmentation: colours over the grey image, lines between regions, a legend below.
+    """A picture of a segmentation: colors over the gray image, lines between regions, a legend below.
 
     Args:
         image: The image that was segmented, as `radio.images.load_image` takes it.
         label: ``(H, W)`` int64 for the same height and width.
-        names: The labels' names; each gets its colour, and its share of the pixels stands in the legend.
-        opacity: How much the colours cover the grey image, in [0, 1].
+        names: The labels' names; each gets its color, and its share of the pixels stands in the legend.
+        opacity: How much the colors cover the gray image, in [0, 1].
 
     Raises:
         ImageError: The image cannot be read.
@@ -197,9 +197,9 @@ def draw(image: ImageInput, label: Tensor, names: Sequence[str], opacity: float 
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     label = label.cpu()
-    colours = torch.tensor(palette(len(names)), dtype=torch.float32)
-    grey = (pixels.cpu() * torch.tensor(_LUMA)[:, None, None]).sum(dim=0) * 255
-    mixed = grey[..., None] * (1 - opacity) + colours[label] * opacity
+    colors = torch.tensor(palette(len(names)), dtype=torch.float32)
+    gray = (pixels.cpu() * torch.tensor(_LUMA)[:, None, None]).sum(dim=0) * 255
+    mixed = gray[..., None] * (1 - opacity) + colors[label] * opacity
     mixed[_borders(label)] = 255
     overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
@@ -211,15 +211,15 @@ def draw(image: ImageInput, label: Tensor, names: Sequence[str], opacity: float 
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colours that are easy to tell apart: hues a golden angle apart, in three brightnesses by turns."""
+    """Colors that are easy to tell apart: hues a golden angle apart, in three brightnesses by turns."""
     golden = 0.618034
     styles = ((0.78, 0.95), (0.55, 1.0), (0.9, 0.68))
-    colours = []
+    colors = []
     for i in range(count):
         saturation, value = styles[i % 3]
         red, green, blue = hsv_to_rgb((0.02 + i * golden) % 1, saturation, value)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colours
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colors
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:
@@ -239,7 +239,7 @@ def _check_window(model: RADIONetwork, window: int | None, stride: int | None) -
 
 
 def _borders(label: Tensor) -> Tensor:
-    """Pixels whose right or lower neighbour has another label."""
+    """Pixels whose right or lower neighbor has another label."""
     border = torch.zeros_like(label, dtype=torch.bool)
     border[:-1] |= label[:-1] != label[1:]
     border[:, :-1] |= label[:, :-1] != label[:, 1:]
@@ -247,7 +247,7 @@ def _borders(label: Tensor) -> Tensor:
 
 
 def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.Image:
-    """Coloured squares with names and shares, in as many rows as they need."""
+    """Colored squares with names and shares, in as many rows as they need."""
     size = max(round(width / 40), 12)
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.7)
@@ -261,7 +261,7 @@ def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.
         left += length
     legend = Image.new("RGB", (width, top + row), "white")
     canvas = ImageDraw.Draw(legend)
-    for entry, colour, (x, y) in zip(entries, palette(len(names)), places, strict=True):
-        canvas.rectangle((x, y, x + size, y + size), fill=colour, outline=(90, 90, 90))
+    for entry, color, (x, y) in zip(entries, palette(len(names)), places, strict=True):
+        canvas.rectangle((x, y, x + size, y + size), fill=color, outline=(90, 90, 90))
         canvas.text((x + size + gap, y + size / 2), entry, fill=(20, 20, 20), font=font, anchor="lm")
     return legend

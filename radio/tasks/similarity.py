@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radio.modeling.backbone import Windows
 from radio.modeling.block import Block
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 from radio.modeling.windows import window_schedule
 
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radio.data.labelled import Batch, Progress
 from radio.modeling.adaptors import Adaptor
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 from radio.optional import require
-from radio.tasks.image_batches import Batch, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def class_embeddings(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """One embedding per class: the mean of its sentences' normalised embeddings, normalised again.
+    """One embedding per class: the mean of its sentences' normalized embeddings, normalized again.
 
     Args:
         adaptor: A text-aligned adaptor of a model.
@@ -270,7 +270,7 @@ def evaluate(
     Args:
         model: A model that was loaded with this adaptor.
         adaptor_name: The adaptor whose text tower made the classifier.
-        batches: Images, from `radio.tasks.image_batches.batches`.
+        batches: Images, from `radio.data.labelled.batches`.
         labels: The true class of every image of the data set.
     """
     total = Accuracy(0, 0, 0)

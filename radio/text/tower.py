@@ -16,7 +16,7 @@ class TextTower:
 
     Attributes:
         module: The network, in float32 and eval mode.
-        embed: Token numbers ``(N, length)`` to embeddings ``(N, D)``, not normalised.
+        embed: Token numbers ``(N, length)`` to embeddings ``(N, D)``, not normalized.
         logit_scale: What the teacher multiplies cosine similarities by, or ``None`` if its file does not say.
         logit_bias: What it adds to them afterwards; 0 for CLIP models, which have none.
     """

@@ -1,4 +1,4 @@
-"""Folding of spectral reparametrisation, against an obvious double-precision re-implementation, and broken factors."""
+"""Folding of spectral reparametrization, against an obvious double-precision re-implementation, and broken factors."""
 
 from __future__ import annotations
 

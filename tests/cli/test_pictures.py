@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from radio.cli import main
+from radio.drawing.video import Frame, Video, describe_video, read_frames, write_frames
 from radio.tasks.pca import PCAFit
-from radio.tasks.video import Frame, Video, describe_video, read_frames, write_frames
 
 pytest.importorskip("av")
 
@@ -61,13 +61,13 @@ def test_pca_draws_every_image_at_every_size(small, model, tmp_path, capsys):
     assert {"astronaut-64x64.png", "astronaut-96x96.png", "contact-sheet.png"} <= names and len(names) == 5
     with Image.open(small[0]) as photo, Image.open(tmp_path / "out" / "astronaut-64x64.png") as picture:
         assert picture.size == photo.size
-    colours = np.unique(_pixels(tmp_path / "out" / "astronaut-64x64.png").reshape(-1, 3), axis=0)
-    assert 4 < len(colours) <= 16  # one colour for each of 4 x 4 patches
+    colors = np.unique(_pixels(tmp_path / "out" / "astronaut-64x64.png").reshape(-1, 3), axis=0)
+    assert 4 < len(colors) <= 16  # one color for each of 4 x 4 patches
     sheet = _pixels(tmp_path / "out" / "contact-sheet.png")
     assert (sheet[0] == 255).all() and sheet.shape[1] > 3 * 288 and sheet.std() > 20
 
 
-def test_a_kept_fit_gives_other_runs_the_same_colours(small, model, tmp_path, capsys):
+def test_a_kept_fit_gives_other_runs_the_same_colors(small, model, tmp_path, capsys):
     fit = str(tmp_path / "fit.safetensors")
     both = [*map(str, small), "--sizes", "64", *model]
     assert main(["pca", *both, "-o", str(tmp_path / "a"), "--save-fit", fit]) == 0

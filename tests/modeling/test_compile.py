@@ -82,7 +82,7 @@ def test_one_graph_for_all_sizes(reference, name, options):
     assert counter.frame_count == 1
 
 
-def test_marked_dimensions_are_never_specialised(reference):
+def test_marked_dimensions_are_never_specialized(reference):
     model = _load(reference, "no_cpe_patch14")
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)

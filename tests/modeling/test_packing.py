@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from radio import RADIOModel, RadioOutput, load_model
-from radio.modeling import packing
-from radio.modeling.packing import Segments
-from radio.token_merging import InNetworkMerging, TokenMerging
+from radio.modeling import layouts as packing
+from radio.modeling.layouts import Segments
+from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 
 SIZES = [(64, 96), (96, 64), (256, 256), (32, 32), (272, 304), (32, 32)]
 
@@ -95,7 +95,7 @@ def test_attention_heads_stay_within_their_image(reference):
     """An attention head's blocks see the patches of one image only."""
     from dataclasses import replace
 
-    from radio.modeling.radio_model import RADIONetwork
+    from radio.modeling.network import RADIONetwork
 
     config = _load(reference, adaptors=["sam"]).config
     sam = config.adaptor("sam")

@@ -59,9 +59,9 @@ def _load(generator: PatchGenerator, assign: bool) -> None:
 
 
 def _optimiser_step(generator: PatchGenerator) -> None:
-    optimiser = torch.optim.SGD(generator.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.5)
     generator(torch.rand(1, 3, 16, 24)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def _edit_data(generator: PatchGenerator) -> None:
@@ -82,7 +82,7 @@ CHANGES = {
     "load_state_dict assign": lambda generator: _load(generator, assign=True),
     "double": lambda generator: generator.double(),
     "half": lambda generator: generator.half(),
-    "optimiser step": _optimiser_step,
+    "optimizer step": _optimiser_step,
     ".data": _edit_data,
     "in place": _edit_in_place,
     "replaced": _replace,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from radio import RADIOModel, RadioOutput, load_model
-from radio.modeling.radio_model import RADIONetwork
+from radio.modeling.network import RADIONetwork
 
 
 @pytest.fixture

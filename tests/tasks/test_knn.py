@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from radio.tasks.knn import Neighbours, classify, nearest, vote
+from radio.tasks.knn import Neighbors, classify, nearest, vote
 
 
 def plain_knn(queries, database, labels, k, temperature):
@@ -34,11 +34,11 @@ def plain_knn(queries, database, labels, k, temperature):
 @pytest.fixture
 def data():
     random = np.random.default_rng(0)
-    centres = random.normal(size=(7, 16))
+    centers = random.normal(size=(7, 16))
     labels = random.integers(0, 7, size=300)
-    database = (centres[labels] + random.normal(size=(300, 16))).astype(np.float32)
+    database = (centers[labels] + random.normal(size=(300, 16))).astype(np.float32)
     truth = random.integers(0, 7, size=40)
-    queries = (centres[truth] + random.normal(size=(40, 16))).astype(np.float32)
+    queries = (centers[truth] + random.normal(size=(40, 16))).astype(np.float32)
     return (
         torch.from_numpy(queries),
         torch.from_numpy(database),
@@ -52,10 +52,10 @@ def data():
 def test_agrees_with_a_plain_implementation(data, k, chunk_size):
     queries, database, labels, _ = data
     expected = plain_knn(queries.numpy(), database.numpy(), labels.numpy(), k, 0.07)
-    neighbours = nearest(queries, database, k, chunk_size=chunk_size, query_size=11)
+    neighbors = nearest(queries, database, k, chunk_size=chunk_size, query_size=11)
     result = classify(queries, database, labels, k=k, chunk_size=chunk_size, query_size=11, top=7)
     for row, (best, ranked, shares) in enumerate(expected):
-        assert neighbours.rows[row].tolist() == best
+        assert neighbors.rows[row].tolist() == best
         n = len(ranked)
         assert result.classes[row, :n].tolist() == ranked
         np.testing.assert_allclose(result.scores[row, :n], shares, rtol=1e-4, atol=1e-7)
@@ -73,14 +73,14 @@ def test_finds_the_classes(data):
 def test_equal_similarities_are_ordered_by_row_number(chunk_size):
     """Ten rows, only two directions: every similarity is one of two values, in every chunking."""
     database = torch.eye(2)[torch.tensor([0, 1, 1, 0, 1, 1, 1, 0, 1, 1])] * torch.arange(1, 11)[:, None]
-    neighbours = nearest(torch.eye(2), database, k=5, chunk_size=chunk_size)
-    assert neighbours.rows.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
-    assert neighbours.similarity.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    neighbors = nearest(torch.eye(2), database, k=5, chunk_size=chunk_size)
+    assert neighbors.rows.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
+    assert neighbors.similarity.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
 def test_equal_votes_go_to_the_lower_class():
-    neighbours = Neighbours(torch.full((1, 4), 0.5), torch.arange(4)[None])
-    assert vote(neighbours, torch.tensor([3, 1, 1, 3]), 5).classes[0, :2].tolist() == [1, 3]
+    neighbors = Neighbors(torch.full((1, 4), 0.5), torch.arange(4)[None])
+    assert vote(neighbors, torch.tensor([3, 1, 1, 3]), 5).classes[0, :2].tolist() == [1, 3]
 
 
 def test_a_memory_mapped_database_and_an_iterable_of_chunks(data, tmp_path):

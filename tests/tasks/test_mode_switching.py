@@ -21,7 +21,7 @@ from radio.tasks.mode_switching import (
     resample,
     scale_variance,
 )
-from radio.tasks.teachers import TimmTeacher, saved_teacher
+from radio.tasks.teacher_features import TimmTeacher, saved_teacher
 
 timm = pytest.importorskip("timm")
 
@@ -39,7 +39,7 @@ def model(checkpoint):
 
 
 def ramp(h, w):
-    """A value at every patch centre that depends on where it is in the image, and not on the grid."""
+    """A value at every patch center that depends on where it is in the image, and not on the grid."""
     rows, columns = (torch.arange(n).add(0.5) / n for n in (h, w))
     return torch.stack([rows[:, None] + columns[None], 3 * rows[:, None] - columns[None]])
 

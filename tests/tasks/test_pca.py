@@ -1,4 +1,4 @@
-"""PCA to colours: known directions, order and cut of the data, outliers, files."""
+"""PCA to colors: known directions, order and cut of the data, outliers, files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_mean_far_from_zero_costs_no_precision():
     torch.testing.assert_close(_fit(small + 1000).components, _fit(small).components, atol=1e-3, rtol=0)
 
 
-def test_colours_fill_the_range_and_clamp(features):
+def test_colors_fill_the_range_and_clamp(features):
     _, maps = features
     fit = _fit(*maps)
     rgb = torch.cat([fit.to_rgb(m).flatten(1) for m in maps], dim=1)
@@ -81,7 +81,7 @@ def test_colours_fill_the_range_and_clamp(features):
     assert fit.to_rgb(maps[0].bfloat16()).dtype == torch.float32
 
 
-def test_the_same_feature_has_the_same_colour_at_every_size(features):
+def test_the_same_feature_has_the_same_color_at_every_size(features):
     _, maps = features
     fit = _fit(*maps)
     large = maps[0].repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -126,7 +126,7 @@ def test_memory_is_bounded():
     assert accumulator.count == 3 * 6400 and len(accumulator._sample) == 8192
 
 
-def test_a_saved_fit_gives_the_same_colours(features, tmp_path):
+def test_a_saved_fit_gives_the_same_colors(features, tmp_path):
     _, maps = features
     accumulator = PCAAccumulator()
     accumulator.add(maps[0])
@@ -170,7 +170,7 @@ def test_what_cannot_be_fitted_is_refused():
         accumulator.fit(percentiles=(99, 1))
 
 
-def test_constant_features_have_a_colour():
+def test_constant_features_have_a_color():
     rgb = _fit(torch.ones(5, 4, 4)).to_rgb(torch.ones(5, 4, 4))
     assert rgb.isfinite().all()
 

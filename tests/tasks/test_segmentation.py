@@ -126,7 +126,7 @@ def test_segment_a_photo(model, photos):
         segment(model, "sam", small, LABELS)
 
 
-def test_picture_shows_the_colours_and_a_legend():
+def test_picture_shows_the_colors_and_a_legend():
     label = torch.zeros(120, 200, dtype=torch.long)
     label[:, 100:] = 1
     photo = Image.new("RGB", (200, 120), (100, 100, 100))

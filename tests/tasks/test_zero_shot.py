@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import radio
+from radio.data.labelled import ImageFolder, batches
 from radio.tasks import zero_shot
-from radio.tasks.image_batches import ImageFolder, batches
 from radio.tasks.zero_shot import Accuracy, ZeroShotClassifier, class_embeddings, count_correct, evaluate
 
 CLASSES = ["cat", "dog", "coffee cup"]

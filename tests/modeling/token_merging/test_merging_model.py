@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from radio import RADIOModel, RadioOutput, load_model
-from radio.modeling.merged_outputs import MergedRadioOutput
-from radio.token_merging import InNetworkMerging, MergedTokens, TokenMerging, merge_tokens
+from radio.modeling.token_merging import InNetworkMerging, MergedTokens, TokenMerging, merge_tokens
+from radio.modeling.token_merging.outputs import MergedRadioOutput
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def model() -> RADIOModel:
 
 
 def _checkpoint(case: str) -> Path:
-    return Path(__file__).parent / "reference" / case / "checkpoint.pth.tar"
+    return Path(__file__).parents[2] / "reference" / case / "checkpoint.pth.tar"
 
 
 def _images(*shape: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.processor import has_slow_float32_products, may_choose_kernel
+from radio.modeling.kernels.cpu import has_slow_float32_products, may_choose_kernel
 
 _CONVOLVE_FROM = 128
 """Tokens from which a convolution is faster where matrix products are slow."""

@@ -1,4 +1,4 @@
-"""Real videos: decoding, sampling, encoding, and features of every frame in stable colours."""
+"""Real videos: decoding, sampling, encoding, and features of every frame in stable colors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import torch
 from PIL import Image
 
 from radio import load_model
-from radio.errors import ImageError
-from radio.tasks.pca import PCAAccumulator
-from radio.tasks.spatial import spatial_features
-from radio.tasks.video import (
+from radio.drawing.video import (
     Frame,
     Video,
     describe_video,
@@ -22,6 +19,9 @@ from radio.tasks.video import (
     sample_frames,
     write_frames,
 )
+from radio.errors import ImageError
+from radio.tasks.pca import PCAAccumulator
+from radio.tasks.spatial import spatial_features
 
 av = pytest.importorskip("av")
 
@@ -103,7 +103,7 @@ def test_a_turned_video_is_read_upright(pictures, tmp_path):
     assert _difference(frame.picture, pictures[0]) < 8
 
 
-def test_features_of_every_frame_in_stable_colours(model, clip, tmp_path):
+def test_features_of_every_frame_in_stable_colors(model, clip, tmp_path):
     fit = _fit(model, clip)
     out = tmp_path / "out.mp4"
     written = draw_video(model, fit, read_frames(clip), out, describe_video(clip), batch_size=4)

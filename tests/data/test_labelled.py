@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from radio.data.labelled import HubImages, ImageFolder, batches
 from radio.errors import ImageError
 from radio.images import load_image, resize_image
-from radio.tasks.image_batches import HubImages, ImageFolder, batches
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from radio.modeling.attention import attend_all
+from radio.modeling.kernels.attention import attend_all
 from radio.modeling.windows import to_raster_order, to_window_order
 
 Grid = tuple[int, int]

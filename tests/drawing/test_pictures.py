@@ -1,4 +1,4 @@
-"""Pictures of features: every patch where it belongs, in its colour, and sheets that cut nothing off."""
+"""Pictures of features: every patch where it belongs, in its color, and sheets that cut nothing off."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from radio.cli import main
-from radio.tasks.pca import PCAFit
-from radio.tasks.pictures import (
+from radio.drawing.pictures import (
     Panel,
-    colour_scale,
+    color_scale,
     feature_picture,
     fitting,
     frame_patch,
@@ -19,6 +18,7 @@ from radio.tasks.pictures import (
     photograph,
     sheet,
 )
+from radio.tasks.pca import PCAFit
 
 
 @pytest.fixture
@@ -52,19 +52,19 @@ def test_a_frame_at_the_border_stays_visible():
 
 def test_heat_rises_in_brightness_and_is_clamped():
     picture = heat_map(torch.linspace(-1, 2, 13)[None], (130, 10), 0, 1).convert("L")
-    grey = np.asarray(picture)[5, 5::10].astype(int)
-    assert (grey[:5] == grey[0]).all() and (grey[8:] == grey[-1]).all()
-    assert (np.diff(grey[4:9]) > 15).all()
+    gray = np.asarray(picture)[5, 5::10].astype(int)
+    assert (gray[:5] == gray[0]).all() and (gray[8:] == gray[-1]).all()
+    assert (np.diff(gray[4:9]) > 15).all()
     with pytest.raises(ValueError, match="below high"):
         heat_map(torch.zeros(2, 2), (4, 4), 1, 1)
 
 
 def test_a_sheet_has_every_panel_whole():
     panels = [
-        Panel(Image.new("RGB", (60, 40), colour), "a label that is wider than its picture")
-        for colour in ("red", "lime", "blue")
+        Panel(Image.new("RGB", (60, 40), color), "a label that is wider than its picture")
+        for color in ("red", "lime", "blue")
     ]
-    footer = colour_scale(900, "0", "1", "a scale that is wider than the panels")
+    footer = color_scale(900, "0", "1", "a scale that is wider than the panels")
     pixels = np.asarray(sheet([panels[:2], panels[2:]], footer, "Title"))
     for panel in panels:
         assert (pixels == np.asarray(panel.picture)[0, 0]).all(axis=-1).sum() == 60 * 40

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.modeling.attention import attend_all
 from radio.modeling.block import Block
-from radio.modeling.merged_outputs import MergedOutput, Reduction
+from radio.modeling.kernels.attention import attend_all
+from radio.modeling.layouts import Segments
 from radio.modeling.outputs import RadioOutput
-from radio.modeling.packing import Segments
-from radio.token_merging import InNetworkMerging, TokenMerging
-from radio.token_merging.in_network import TokenState
+from radio.modeling.token_merging import InNetworkMerging, TokenMerging
+from radio.modeling.token_merging.in_network import TokenState
+from radio.modeling.token_merging.outputs import MergedOutput, Reduction
 
 
 class MergingPass:

@@ -5,8 +5,8 @@
 * `InNetworkMerging` merges a few tokens in every block and so makes the backbone itself faster.
 """
 
-from radio.token_merging.in_network import InNetworkMerging
-from radio.token_merging.merge import MergedTokens, TokenMerging, merge_tokens
-from radio.token_merging.plan import MergePlan
+from radio.modeling.token_merging.in_network import InNetworkMerging
+from radio.modeling.token_merging.merge import MergedTokens, TokenMerging, merge_tokens
+from radio.modeling.token_merging.plan import MergePlan
 
 __all__ = ["InNetworkMerging", "MergePlan", "MergedTokens", "TokenMerging", "merge_tokens"]

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from radio import load_model
-from radio.modeling import linear, processor
-from radio.modeling.linear import Linear
+from radio.modeling.kernels import cpu as processor
+from radio.modeling.kernels import linear
+from radio.modeling.kernels.linear import Linear
 from radio.quantization import quantize
 
 AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
@@ -86,7 +87,7 @@ def test_quantised_weights_are_left_to_torchao(reference, convolutions, mode):
     model = quantize(load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu"), mode)
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 256, 256)).features.isfinite().all()
-    assert len(convolutions) == 1  # the patch projection, which is not quantised
+    assert len(convolutions) == 1  # the patch projection, which is not quantized
 
 
 def test_a_wrong_width_is_told_as_by_pytorch(convolutions):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.token_merging.counts import Grid, Stride, num_destinations
+from radio.modeling.token_merging.counts import Grid, Stride, num_destinations
 
 Order = Literal["raster", "classic"]
 ORDERS = ("raster", "classic")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from radio.token_merging import InNetworkMerging, MergePlan, TokenMerging, merge_tokens
-from radio.token_merging.counts import resolve
-from radio.token_merging.in_network import TokenState
-from radio.token_merging.matching import split_grid
+from radio.modeling.token_merging import InNetworkMerging, MergePlan, TokenMerging, merge_tokens
+from radio.modeling.token_merging.counts import resolve
+from radio.modeling.token_merging.in_network import TokenState
+from radio.modeling.token_merging.matching import split_grid
 
 
 def reference_assignment(
@@ -165,7 +165,7 @@ def test_unmerged_tokens_come_out_untouched_and_reducing_again_changes_nothing()
     torch.testing.assert_close(merged.plan.reduce(spread), merged.features)
 
 
-def test_identical_neighbours_merge_without_loss() -> None:
+def test_identical_neighbors_merge_without_loss() -> None:
     cells = random_features(1, 12, channels=8).float().reshape(1, 3, 4, 8)
     features = cells.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2).flatten(1, 2)
     merged = merge_tokens(features, (6, 8), keep=12, stride=(2, 2))

@@ -1,4 +1,4 @@
-"""Pictures of features: colours and heat maps enlarged to an image, marks, and labelled sheets."""
+"""Pictures of features: colors and heat maps enlarged to an image, marks, and labelled sheets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEAT = (
     (212, 220, 70),
     (255, 244, 170),
 )
-"""From low to high; the brightness rises evenly, so that it reads in grey too."""
+"""From low to high; the brightness rises evenly, so that it reads in gray too."""
 
 
 class Panel(NamedTuple):
@@ -43,7 +43,7 @@ def photograph(pixels: Tensor) -> Image.Image:
 
 
 def feature_picture(rgb: Tensor, size: Size, outliers: Tensor | None = None) -> Image.Image:
-    """Colours of patches, enlarged without smoothing, so that every patch is seen.
+    """Colors of patches, enlarged without smoothing, so that every patch is seen.
 
     Args:
         rgb: (3, h, w) in [0, 1], as `radio.tasks.pca.PCAFit.to_rgb` gives it.
@@ -58,23 +58,23 @@ def feature_picture(rgb: Tensor, size: Size, outliers: Tensor | None = None) -> 
 
 
 def heat_map(values: Tensor, size: Size, low: float, high: float) -> Image.Image:
-    """Values of patches as colours from dark blue (low) to pale yellow (high), enlarged without smoothing.
+    """Values of patches as colors from dark blue (low) to pale yellow (high), enlarged without smoothing.
 
     Args:
         values: (h, w).
         size: Width and height of the picture.
-        low, high: The values at the ends of the colours; what lies outside is clamped.
+        low, high: The values at the ends of the colors; what lies outside is clamped.
 
     Raises:
         ValueError: ``low`` is not below ``high``.
     """
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}")
-    return _enlarge(_heat_colours((values.detach().float().cpu() - low) / (high - low)), size)
+    return _enlarge(_heat_colors((values.detach().float().cpu() - low) / (high - low)), size)
 
 
 def frame_patch(
-    picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int], colour: tuple[int, int, int]
+    picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int], color: tuple[int, int, int]
 ) -> None:
     """Draw a frame around a patch, in place.
 
@@ -82,14 +82,14 @@ def frame_patch(
         picture: Of the whole image.
         patch: Row and column.
         grid: Patches down and across.
-        colour: Of the frame; a dark line around it keeps it visible on any ground.
+        color: Of the frame; a dark line around it keeps it visible on any ground.
     """
     left, right = (round((patch[1] + i) * picture.width / grid[1]) for i in (0, 1))
     top, bottom = (round((patch[0] + i) * picture.height / grid[0]) for i in (0, 1))
     width = max(round(max(picture.size) / 200), 2)
     canvas = ImageDraw.Draw(picture)
     canvas.rectangle(_around((left, top, right, bottom), width + 1), outline=(0, 0, 0), width=width + 2)
-    canvas.rectangle(_around((left, top, right, bottom), width), outline=colour, width=width)
+    canvas.rectangle(_around((left, top, right, bottom), width), outline=color, width=width)
 
 
 def fitting(size: Size, side: int) -> Size:
@@ -140,8 +140,8 @@ def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, ti
             canvas.rectangle(
                 (x - 1, y - 1, x + panel.picture.width, y + panel.picture.height), outline=_FRAME
             )
-            centre = left + column_width / 2, top + row_height + line * 0.48
-            canvas.text(centre, panel.label, fill=_INK, font=font, anchor="mm")
+            center = left + column_width / 2, top + row_height + line * 0.48
+            canvas.text(center, panel.label, fill=_INK, font=font, anchor="mm")
             left += column_width + gap
         top += row_height + line + gap
     if footer:
@@ -149,10 +149,10 @@ def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, ti
     return result
 
 
-def colour_scale(width: int, low: str, high: str, what: str, text: int = 14) -> Image.Image:
-    """A bar with the colours of `heat_map`, half as wide as ``width``, what they mean, and the values at its ends."""
+def color_scale(width: int, low: str, high: str, what: str, text: int = 14) -> Image.Image:
+    """A bar with the colors of `heat_map`, half as wide as ``width``, what they mean, and the values at its ends."""
     font, space = ImageFont.load_default(text), text // 2
-    bar = _heat_colours(torch.linspace(0, 1, width // 2)[None]).resize((width // 2, text))
+    bar = _heat_colors(torch.linspace(0, 1, width // 2)[None]).resize((width // 2, text))
     before = f"{what}  {low}"
     left = _length(font, before) + space
     right = left + bar.width + space
@@ -164,8 +164,8 @@ def colour_scale(width: int, low: str, high: str, what: str, text: int = 14) -> 
     return result
 
 
-def _heat_colours(values: Tensor) -> Image.Image:
-    """Values (h, w) as colours, 0 and 1 being the ends."""
+def _heat_colors(values: Tensor) -> Image.Image:
+    """Values (h, w) as colors, 0 and 1 being the ends."""
     anchors = np.array(_HEAT, dtype=np.float32)
     position = values.clamp(0, 1).numpy()
     places = np.linspace(0, 1, len(anchors))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from radio import load_model
-from radio.modeling import attention
-from radio.modeling.attention import attend_all, attend_by_head, is_faster_by_head
+from radio.modeling.kernels import attention
+from radio.modeling.kernels.attention import attend_all, attend_by_head, is_faster_by_head
 
 
 def _queries_keys_values(*shape: int, dtype: torch.dtype) -> list[torch.Tensor]:

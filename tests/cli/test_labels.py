@@ -97,8 +97,8 @@ def test_segment_draws_every_pixel(checkpoint, text_towers, photos, tmp_path, ca
     )
     photo, picture = Image.open(photos[1]), Image.open(out)
     assert picture.width == photo.width and picture.height > photo.height
-    colours = {picture.getpixel((x, 5)) for x in range(0, photo.width, 10)}
-    assert colours <= {*palette(3), (255, 255, 255)}
+    colors = {picture.getpixel((x, 5)) for x in range(0, photo.width, 10)}
+    assert colors <= {*palette(3), (255, 255, 255)}
     assert main(arguments) == 0
     assert f"written: {out}" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Videos in and out, frame by frame, and features of videos as colours. Needs the ``video`` extra (PyAV).
+"""Videos in and out, frame by frame, and features of videos as colors. Needs the ``video`` extra (PyAV).
 
 >>> video = describe_video("clip.mp4")
 >>> accumulator = PCAAccumulator()
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from radio.drawing.pictures import Size, feature_picture, fitting
 from radio.errors import ImageError
 from radio.files import written_at_once
 from radio.images import SizeSpec
 from radio.model import RADIOModel
 from radio.optional import require
 from radio.tasks.pca import PCAFit, outlier_patches
-from radio.tasks.pictures import Size, feature_picture, fitting
 from radio.tasks.spatial import batches, spatial_features
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
@@ -164,7 +164,7 @@ def draw_video(
 
     Args:
         model: A model, with the adaptor if one is asked for.
-        fit: One for all frames, so that colours are stable.
+        fit: One for all frames, so that colors are stable.
         frames: As `read_frames` gives them.
         path, video: As in `write_frames`.
         size: At which the frames are run, as in `radio.images.target_size`.
@@ -188,8 +188,8 @@ def draw_video(
             for frame, (features, _) in zip(batch, found, strict=True):
                 shown = _shown_size(frame.picture.size)
                 outliers = outlier_patches(features) if show_outliers else None
-                colours = feature_picture(fit.to_rgb(features), shown, outliers)
-                picture = _beside(frame.picture.resize(shown), colours) if side_by_side else colours
+                colors = feature_picture(fit.to_rgb(features), shown, outliers)
+                picture = _beside(frame.picture.resize(shown), colors) if side_by_side else colors
                 yield Frame(picture, frame.time)
 
     return write_frames(path, drawn(), video)

@@ -7,8 +7,8 @@ from typing import NamedTuple, overload
 from torch import Tensor
 
 from radio.modeling.outputs import RadioOutput
-from radio.token_merging import MergedTokens, MergePlan
-from radio.token_merging.plan import Mode
+from radio.modeling.token_merging import MergedTokens, MergePlan
+from radio.modeling.token_merging.plan import Mode
 
 
 class MergedRadioOutput(NamedTuple):

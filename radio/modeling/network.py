@@ -20,8 +20,11 @@ from radio.modeling.intermediates import (
     IntermediateCollector,
     resolve_indices,
 )
-from radio.modeling.merged_outputs import MergedOutput, MergedRadioOutput, Reduction
-from radio.modeling.merging import (
+from radio.modeling.layouts import PackedLayout, Segments, packs
+from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
+from radio.modeling.outputs import RadioOutput, Resolution
+from radio.modeling.token_merging import InNetworkMerging, MergedTokens, TokenMerging
+from radio.modeling.token_merging.in_blocks import (
     MergingPass,
     backbone_features,
     check_merging,
@@ -30,11 +33,8 @@ from radio.modeling.merging import (
     plan_reduction,
     reductions_of,
 )
-from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
-from radio.modeling.outputs import RadioOutput, Resolution
-from radio.modeling.packing import PackedLayout, Segments, packs
+from radio.modeling.token_merging.outputs import MergedOutput, MergedRadioOutput, Reduction
 from radio.modeling.windows import window_schedule
-from radio.token_merging import InNetworkMerging, MergedTokens, TokenMerging
 
 FeatureFormat = Literal["NLC", "NCHW"]
 Output = RadioOutput | dict[str, RadioOutput]
@@ -51,7 +51,7 @@ class RADIONetwork(nn.Module):
 
     Attributes:
         config: What shapes the model.
-        input_conditioner: Input normalisation.
+        input_conditioner: Input normalization.
         model: The backbone.
         adaptors: The built adaptors by name; set it to None to switch them off.
         window_size: Side of the ViTDet windows in patches, or None.
@@ -148,7 +148,7 @@ class RADIONetwork(nn.Module):
         return Resolution(*(max(round(side / step), 1) * step for side in (height, width)))
 
     def make_preprocessor_external(self) -> nn.Module:
-        """Take the input normalisation out of the model.
+        """Take the input normalization out of the model.
 
         Returns:
             The conditioner. From now on the caller applies it, and the model expects its output.
@@ -256,7 +256,7 @@ class RADIONetwork(nn.Module):
 
         Returns:
             The list of intermediates; unless `intermediates_only`, a pair of the final output as in `forward` and
-            that list. (As in the public code, the final output that comes with intermediates is not normalised for
+            that list. (As in the public code, the final output that comes with intermediates is not normalized for
             DINOv2-layout models.) With `merge`, or with a `tome` that does not expand, intermediates are
             `MergedTokens`, or `MergedRadioOutput` with prefix tokens. For a list of images, a list with each
             image's own result.

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.token_merging.counts import Grid
-from radio.token_merging.matching import match, split_grid
-from radio.token_merging.plan import MergePlan
+from radio.modeling.token_merging.counts import Grid
+from radio.modeling.token_merging.matching import match, split_grid
+from radio.modeling.token_merging.plan import MergePlan
 
 
 class TokenState(NamedTuple):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from radio.token_merging.counts import Grid, Stride, check_request, check_stride, resolve
-from radio.token_merging.matching import ORDERS, Order, match, split_grid
-from radio.token_merging.plan import MergePlan, Mode, check_mode
+from radio.modeling.token_merging.counts import Grid, Stride, check_request, check_stride, resolve
+from radio.modeling.token_merging.matching import ORDERS, Order, match, split_grid
+from radio.modeling.token_merging.plan import MergePlan, Mode, check_mode
 
 
 class MergedTokens(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.processor import has_slow_bfloat16_attention, may_choose_kernel
+from radio.modeling.kernels.cpu import has_slow_bfloat16_attention, may_choose_kernel
 
 _BY_HEAD_FROM = 2**17
 """Scores of a head from which matrix products pay: 362 tokens of one image."""

@@ -1,0 +1,1 @@
+"""Images of data sets: read, labelled, in batches."""

@@ -1,0 +1,1 @@
+"""Pictures of features: colors, heat maps, sheets, videos."""

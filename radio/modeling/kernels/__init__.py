@@ -1,0 +1,1 @@
+"""What is chosen by hardware: the kernels of attention and of linear layers."""
