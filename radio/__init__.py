@@ -20,10 +20,16 @@ _PUBLIC = {
     "Resolution": "radio.modeling.outputs",
     "Encoding": "radio.encoding",
     "TokenMerging": "radio.modeling.token_merging",
+    "InNetworkMerging": "radio.modeling.token_merging",
+    "MergedTokens": "radio.modeling.token_merging",
+    "MergedRadioOutput": "radio.modeling.token_merging.outputs",
+    "merge_tokens": "radio.modeling.token_merging",
     "RELEASES": "radio.catalog",
+    "Release": "radio.catalog",
     "RadioError": "radio.errors",
     "CheckpointError": "radio.errors",
     "DownloadError": "radio.errors",
+    "ExportError": "radio.errors",
     "ImageError": "radio.errors",
     "MissingExtraError": "radio.errors",
 }
@@ -33,27 +39,41 @@ __all__ = [
     "CheckpointError",
     "DownloadError",
     "Encoding",
+    "ExportError",
     "ImageError",
+    "InNetworkMerging",
+    "MergedRadioOutput",
+    "MergedTokens",
     "MissingExtraError",
     "RADIOModel",
     "RadioConfig",
     "RadioError",
     "RadioOutput",
+    "Release",
     "Resolution",
     "TokenMerging",
     "__version__",
     "load_model",
+    "merge_tokens",
 ]
 
 if TYPE_CHECKING:
-    from radio.catalog import RELEASES
+    from radio.catalog import RELEASES, Release
     from radio.config import RadioConfig
     from radio.encoding import Encoding
-    from radio.errors import CheckpointError, DownloadError, ImageError, MissingExtraError, RadioError
+    from radio.errors import (
+        CheckpointError,
+        DownloadError,
+        ExportError,
+        ImageError,
+        MissingExtraError,
+        RadioError,
+    )
     from radio.loading import load_model
     from radio.model import RADIOModel
     from radio.modeling.outputs import RadioOutput, Resolution
-    from radio.modeling.token_merging import TokenMerging
+    from radio.modeling.token_merging import InNetworkMerging, MergedTokens, TokenMerging, merge_tokens
+    from radio.modeling.token_merging.outputs import MergedRadioOutput
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput, Resolution
 from radio.modeling.token_merging import InNetworkMerging, MergePlan, TokenMerging
-from radio.modeling.token_merging.in_blocks import check_merging, merging_per_image
 from radio.modeling.token_merging.outputs import MergedRadioOutput
+from radio.modeling.token_merging.requests import check_merging, merging_per_image
 
 _ImageOutput = RadioOutput | MergedRadioOutput
 
@@ -96,7 +97,8 @@ def _encode_group(
         batch = _named(model(torch.stack(images), feature_fmt, merge=merges[0], tome=tome))
         outputs = [{name: _image(output, i) for name, output in batch.items()} for i in range(len(images))]
     else:
-        packed = model(images, feature_fmt, merge=None if merges[0] is None else merges, tome=tome)
+        each = None if merges[0] is None else cast(Sequence[TokenMerging], merges)
+        packed = model(images, feature_fmt, merge=each, tome=tome)
         outputs = [_named(output) for output in packed]
     return [_encoding(model, image, output) for image, output in zip(images, outputs, strict=True)]
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from radio import load_model
-from radio.modeling.kernels import attention, linear
+from radio.modeling.kernels import adaptive_linear, attention
 from radio.modeling.outputs import RadioOutput
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -46,11 +46,11 @@ CASES = [
 
 @pytest.fixture(params=[False, True], ids=["", "all_kernels"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's own kernels; or those of `attention.py` and `linear.py`, at every size and on every processor."""
+    """PyTorch's own kernels; or those of `modeling.kernels`, at every size and on every processor."""
     monkeypatch.setattr(attention, "has_slow_bfloat16_attention", lambda: request.param)
-    monkeypatch.setattr(linear, "has_slow_float32_products", lambda: request.param)
+    monkeypatch.setattr(adaptive_linear, "has_slow_float32_products", lambda: request.param)
     monkeypatch.setattr(attention, "_BY_HEAD_FROM", 0)
-    monkeypatch.setattr(linear, "_CONVOLVE_FROM", 0)
+    monkeypatch.setattr(adaptive_linear, "_CONVOLVE_FROM", 0)
 
 
 @pytest.mark.usefixtures("kernels")

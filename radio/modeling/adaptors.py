@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, ItemsView, Sequence, ValuesView
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from radio.config import AdaptorConfig
 from radio.modeling.heads import AttentionHead, build_head
 from radio.modeling.kernels.attention import Attend, attend_all
-from radio.modeling.outputs import RadioOutput
+from radio.modeling.layout import TokenLayout, split
+from radio.modeling.outputs import Grid
 
 
 class TextEncoder(Protocol):
@@ -61,18 +63,26 @@ class Adaptor(nn.Module):
         self.head_mlp = build_head(config.summary)
         self.feat_mlp = build_head(config.feature)
 
-    def forward(self, summary: Tensor, features: Tensor, grid: tuple[int, int]) -> RadioOutput:
-        """Project one batch of images of the same size.
+    def forward(
+        self, class_tokens: Tensor, patches: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Project images in one pass.
 
         Args:
-            summary: This teacher's class token, (B, C).
-            features: Spatial features of the backbone, (B, h·w, C).
-            grid: (h, w).
+            class_tokens: This teacher's class token of every image, (N, C).
+            patches: Spatial features of the backbone, (B, sum of L, C), group after group.
+            layout: Where each group's patches lie.
 
         Returns:
-            Summary (B, D) and features (B, h·u·w·u, D'), both float32, where u is the upsample factor.
+            Summaries (N, D), and each group's features (B, h·u·w·u, D'), where u is the upsample factor; float32.
         """
-        return RadioOutput(self.project_summary(summary), self.unfold(self.project_features(features), grid))
+        projected = self.project_features(patches, layout.attend_patches)
+        groups = zip(split(projected, layout.patch_counts), layout.grids, strict=True)
+        return self.project_summary(class_tokens), [self.unfold(*group) for group in groups]
+
+    def fine_grid(self, grid: Grid) -> Grid:
+        """Rows and columns of the feature map on a grid of patches."""
+        return grid[0] * self.upsample_factor, grid[1] * self.upsample_factor
 
     def project_summary(self, tokens: Tensor) -> Tensor:
         """The summary head on tokens (..., C); float32.
@@ -91,14 +101,12 @@ class Adaptor(nn.Module):
             return self.feat_mlp(features, attend).float()
         return self.feat_mlp(features).float()
 
-    def unfold(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+    def unfold(self, features: Tensor, grid: Grid) -> Tensor:
         """Lay the u x u outputs of every patch out on the finer grid: (B, h·w, u·u·D') → (B, h·u·w·u, D')."""
         u = self.upsample_factor
         if u == 1:
             return features
-        h, w = grid
-        features = features.reshape(features.shape[0], h, w, u, u, -1).transpose(2, 3)
-        return features.reshape(features.shape[0], h * u * w * u, -1)
+        return rearrange(features, "b (h w) (u1 u2 d) -> b (h u1 w u2) d", h=grid[0], w=grid[1], u1=u, u2=u)
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(next(self.head_mlp.parameters()).dtype)
@@ -135,3 +143,15 @@ class Adaptor(nn.Module):
                 "text-aligned adaptors are those of the teacher types 'open_clip' and 'siglip2'"
             )
         return self.text
+
+
+class AdaptorDict(nn.ModuleDict):
+    """The built adaptors by name, in the order in which they were asked for."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> Adaptor: ...
+
+        def values(self) -> ValuesView[Adaptor]: ...
+
+        def items(self) -> ItemsView[str, Adaptor]: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,35 +10,32 @@ from torch import Tensor, nn
 
 from radio.config import RadioConfig
 from radio.modeling.block import NORM_EPS, Block
-from radio.modeling.kernels.attention import attend_all
-from radio.modeling.layouts import DenseLayout, PackedLayout, TokenLayout
+from radio.modeling.kernels.attention import Attend, attend_all
+from radio.modeling.layout import TokenLayout, concatenate, split
+from radio.modeling.outputs import Grid
 from radio.modeling.patch_generator import (
     PatchGenerator,
     PlainPatchEmbed,
     flatten_patches,
     resize_plain_position_embedding,
 )
-from radio.modeling.token_merging.in_blocks import MergingPass
-
-
-@dataclass(frozen=True)
-class Windows:
-    """ViTDet: the side of the windows in patches, and for every block whether it is windowed."""
-
-    side: int
-    schedule: tuple[bool, ...]
+from radio.modeling.token_merging.block_merger import BlockMerger
+from radio.modeling.windows import Windows
 
 
 class Collector(Protocol):
     """Takes the output of chosen blocks while the backbone runs."""
 
-    last_block: int
+    @property
+    def last_block(self) -> int:
+        """The backbone stops after this block."""
+        ...
 
     def wants(self, block: int) -> bool:
         """Whether `add` should be called after that block."""
         ...
 
-    def add(self, block: int, tokens: Tensor) -> None:
+    def add(self, block: int, tokens: Tensor, layout: TokenLayout) -> None:
         """Take a block's tokens, prefix tokens first, patches in raster order."""
         ...
 
@@ -93,89 +89,64 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | Sequence[Tensor],
         windows: Windows | None = None,
         collector: Collector | None = None,
-        merging: MergingPass | None = None,
-    ) -> Tensor:
-        """Run a batch of images of one size.
+        merger: BlockMerger | None = None,
+    ) -> tuple[Tensor, TokenLayout]:
+        """Run images in one pass.
 
         Args:
-            x: Normalized images (B, 3, H, W).
+            x: Normalized images: a batch (B, 3, H, W), or a list of (3, H, W), each of its own size.
             windows: ViTDet windows; None for global attention in every block.
             collector: Takes intermediate outputs.
-            merging: Merges patch tokens in every block; not together with windows.
+            merger: Merges patch tokens in every block; not together with windows.
 
         Returns:
-            Tokens (B, T + L, C) before the final norm: prefix tokens, then patches in raster order.
+            Tokens before the final norm, and where each image's tokens lie in them: (B, T + L, C) for a batch,
+            (1, sum of (T + L), C) for a list; prefix tokens, then patches in raster order.
         """
         side = windows.side if windows else None
-        layout = DenseLayout(self.num_prefix_tokens, self._grid(x, side or 1), side)
-        return self._run_blocks(self.embed(x), layout, windows, collector, merging)
-
-    def forward_packed(
-        self,
-        images: Sequence[Tensor],
-        windows: Windows | None = None,
-        collector: Collector | None = None,
-        merging: MergingPass | None = None,
-    ) -> tuple[Tensor, PackedLayout]:
-        """Run images of different sizes in one pass.
-
-        Args:
-            images: Normalized images, each (3, H, W) of its own size.
-            windows: ViTDet windows; None for global attention in every block.
-            collector: Takes intermediate outputs, in the packed layout.
-            merging: Merges patch tokens in every block; not together with windows.
-
-        Returns:
-            Packed tokens (1, sum of (T + L), C) before the final norm, and where each image's tokens lie.
-        """
-        grids = [self._grid(image) for image in images]
-        layout = PackedLayout(self.num_prefix_tokens, grids, windows.side if windows else None)
-        tokens = self._embed_packed(images, layout)
-        return self._run_blocks(tokens, layout, windows, collector, merging), layout
-
-    def _run_blocks(
-        self,
-        tokens: Tensor,
-        layout: TokenLayout,
-        windows: Windows | None,
-        collector: Collector | None,
-        merging: MergingPass | None = None,
-    ) -> Tensor:
-        schedule = windows.schedule if windows else (False,) * len(self.blocks)
-        restore = layout.restore if merging is None else merging.expand
-        tokens = layout.enter(tokens)
-        prefix: Tensor | None = None
+        images = [x] if isinstance(x, Tensor) else x
+        layout = TokenLayout(self.num_prefix_tokens, [self._grid(image, side or 1) for image in images], side)
+        restore = layout.to_raster_order if merger is None else merger.expand
+        tokens = layout.to_window_order(self.embed(x, layout))
+        waiting: Tensor | None = None  # the prefix tokens, while blocks run within windows
         for i, block in enumerate(self.blocks):
-            if schedule[i] and prefix is None:
-                prefix, tokens = layout.split(tokens)
-            elif prefix is not None and not schedule[i]:
-                tokens = layout.join(prefix, tokens)
-                prefix = None
-            if merging is not None:
-                tokens = merging.run_block(i, block, tokens)
+            windowed = windows is not None and windows.schedule[i]
+            if windowed and waiting is None:
+                waiting, tokens = layout.partition_windows(tokens)
+            elif waiting is not None and not windowed:
+                tokens, waiting = layout.merge_windows(waiting, tokens), None
+            if merger is not None:
+                tokens = merger.run_block(i, block, tokens)
             else:
-                dense = prefix is not None or layout.attend is attend_all
-                tokens = block(tokens) if dense else block(tokens, layout.attend)
+                tokens = _run_block(block, tokens, attend_all if windowed else layout.attend)
             if collector is not None and collector.wants(i):
-                whole = tokens if prefix is None else layout.join(prefix, tokens)
-                collector.add(i, restore(whole))
+                whole = tokens if waiting is None else layout.merge_windows(waiting, tokens)
+                collector.add(i, restore(whole), layout)
                 if i == collector.last_block:
-                    return restore(whole)
-        return restore(tokens)
+                    return restore(whole), layout
+        return restore(tokens if waiting is None else layout.merge_windows(waiting, tokens)), layout
 
-    def _grid(self, x: Tensor, window: int = 1) -> tuple[int, int]:
-        """Patches down and across, written as whole windows so that a traced graph can divide them again."""
-        step = self.patch_size * window
-        return x.shape[-2] // step * window, x.shape[-1] // step * window
+    def embed(self, x: Tensor | Sequence[Tensor], layout: TokenLayout | None = None) -> Tensor:
+        """Tokens before the first block, of normalized images; a batch needs no layout."""
+        if isinstance(x, Tensor):
+            return self._embed_plain(x) if self.patch_generator is None else self.patch_generator(x)
+        assert layout is not None
+        return self._embed_list(x, layout)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Tokens (B, T + L, C) before the first block, of normalized images (B, 3, H, W)."""
-        if self.patch_generator is not None:
-            return self.patch_generator(x)
-        return self._embed_plain(x)
+    def _embed_list(self, images: Sequence[Tensor], layout: TokenLayout) -> Tensor:
+        """Tokens of images of different sizes; one projection for all their patches."""
+        generator = self.patch_generator
+        if generator is None or self.training:
+            return concatenate([self.embed(image.unsqueeze(0)) for image in images])
+        patches = concatenate([flatten_patches(image.unsqueeze(0), self.patch_size) for image in images])
+        parts = []
+        embedded = split(generator.embedder(patches), layout.patch_counts)
+        for image, grid in zip(embedded, layout.grids, strict=True):
+            parts += [generator.cls_token.token.unsqueeze(0), image + generator.position_embedding(grid)]
+        return torch.cat(parts, dim=1)
 
     def _embed_plain(self, x: Tensor) -> Tensor:
         patches = self.patch_embed(x)
@@ -189,17 +160,15 @@ class Backbone(nn.Module):
             return torch.cat([cls_token, patches], dim=1) + positions
         return torch.cat([cls_token, patches + positions], dim=1)
 
-    def _embed_packed(self, images: Sequence[Tensor], layout: PackedLayout) -> Tensor:
-        """Tokens (1, sum of (T + L), C) of images of different sizes; one projection for all their patches."""
-        generator = self.patch_generator
-        if generator is None or self.training:
-            return torch.cat([self.embed(image.unsqueeze(0)) for image in images], dim=1)
-        patches = torch.cat([flatten_patches(image.unsqueeze(0), self.patch_size) for image in images], dim=1)
-        embedded = generator.embedder(patches)
-        parts = []
-        for image, grid in zip(embedded.split(layout.patch_counts, dim=1), layout.grids, strict=True):
-            parts += [generator.cls_token.token.unsqueeze(0), image + generator.position_embedding(grid)]
-        return torch.cat(parts, dim=1)
+    def _grid(self, x: Tensor, window: int = 1) -> Grid:
+        """Patches down and across, written as whole windows so that a traced graph can divide them again."""
+        step = self.patch_size * window
+        return x.shape[-2] // step * window, x.shape[-1] // step * window
+
+
+def _run_block(block: nn.Module, tokens: Tensor, attend: Attend) -> Tensor:
+    """Where all tokens see each other a block is called with them alone, so that users can put one of theirs there."""
+    return block(tokens) if attend is attend_all else block(tokens, attend)
 
 
 class DINOv2Backbone(nn.Module):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from radio.modeling.kernels.adaptive_linear import AdaptiveLinear
 from radio.modeling.kernels.attention import Attend, attend_all
-from radio.modeling.kernels.linear import Linear
 
 NORM_EPS = 1e-6
 
@@ -39,9 +42,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, norm: bool) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = AdaptiveLinear(dim, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = AdaptiveLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.norm(F.gelu(self.fc1(x))))
@@ -52,8 +55,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.w12 = Linear(dim, 2 * hidden_dim)
-        self.w3 = Linear(hidden_dim, dim)
+        self.w12 = AdaptiveLinear(dim, 2 * hidden_dim)
+        self.w3 = AdaptiveLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
@@ -68,16 +71,17 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = self.head_dim**-0.5
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = AdaptiveLinear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = nn.Identity()
         self.k_norm = nn.Identity()
-        self.proj = Linear(dim, dim)
+        self.proj = AdaptiveLinear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens, each (B, heads, N, head_dim)."""
-        batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = rearrange(
+            self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads
+        )
+        q, k, v = qkv.unbind(0)
         return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
@@ -87,8 +91,7 @@ class Attention(nn.Module):
             x: (B, N, C).
             attend: Which tokens see which; by default all N of an image see each other.
         """
-        q, k, v = self.project(x)
-        return self.proj(attend(q, k, v).transpose(1, 2).reshape(x.shape))
+        return self.proj(rearrange(attend(*self.project(x)), "b heads n d -> b n (heads d)"))
 
 
 class Block(nn.Module):
@@ -125,13 +128,37 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
-        """Run the block on tokens (B, N, C); `attend` says which tokens see which.
+        """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
+        return self.feed_forward(self.self_attention(x, attend))
 
-        Where all see each other `attn` is called with the tokens alone, so that users can put a module of theirs there.
+    def self_attention(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
+        """The first half: attention among the tokens (B, N, C), added to them.
+
+        Where all tokens see each other `attn` is called with them alone, so that users can put a module of theirs
+        there.
+
+        Raises:
+            TypeError: Such a module is to be told which tokens see which, and does not take that.
         """
         normed = self.norm1(x)
-        x = x + self.ls1(self.attn(normed) if attend is attend_all else self.attn(normed, attend))
+        if attend is attend_all:
+            return x + self.ls1(self.attn(normed))
+        if not isinstance(self.attn, Attention) and not _takes_attend(self.attn):
+            raise TypeError(
+                f"block.attn is a {type(self.attn).__name__} that takes tokens alone; a list of images of several "
+                "sizes, and tome=, need one whose forward(x, attend) calls attend(q, k, v), as that of "
+                "radio.modeling.block.Attention does"
+            )
+        return x + self.ls1(self.attn(normed, attend))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half: the MLP on every token of (B, N, C), added to it."""
         return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def _takes_attend(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters
+    return "attend" in parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
 
 
 def _norm(dim: int, scale: float) -> nn.LayerNorm:

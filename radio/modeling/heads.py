@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from radio.config import HeadConfig
 from radio.modeling.block import Block
+from radio.modeling.kernels.adaptive_linear import AdaptiveLinear
 from radio.modeling.kernels.attention import Attend, attend_all
-from radio.modeling.kernels.linear import Linear
 
 
 class MLPv1(nn.Module):
@@ -17,13 +17,13 @@ class MLPv1(nn.Module):
     def __init__(self, config: HeadConfig, rows: int) -> None:
         super().__init__()
         hidden = config.hidden_dim
-        self.fc1 = Linear(config.input_dim, hidden)
+        self.fc1 = AdaptiveLinear(config.input_dim, hidden)
         self.norm = nn.LayerNorm(hidden)
         inner: list[nn.Module] = []
         for _ in range(config.num_inner):
-            inner += [Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()]
+            inner += [AdaptiveLinear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()]
         self.inner = nn.Sequential(*inner)
-        self.fc2 = Linear(hidden, rows)
+        self.fc2 = AdaptiveLinear(hidden, rows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (..., input_dim) to (..., rows)."""
@@ -39,12 +39,12 @@ class MLPv2(nn.Module):
         self.pre_norm = (
             nn.Sequential(nn.LayerNorm(config.input_dim), nn.GELU()) if config.pre_norm else nn.Identity()
         )
-        self.fc1 = Linear(config.input_dim, hidden)
+        self.fc1 = AdaptiveLinear(config.input_dim, hidden)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), Linear(hidden, hidden))
+            nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), AdaptiveLinear(hidden, hidden))
             for _ in range(config.num_inner)
         )
-        self.final = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), Linear(hidden, rows))
+        self.final = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), AdaptiveLinear(hidden, rows))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (..., input_dim) to (..., rows)."""

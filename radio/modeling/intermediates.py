@@ -9,6 +9,8 @@ from typing import Literal, SupportsIndex
 import torch
 from torch import Tensor
 
+from radio.modeling.inputs import check_choice
+from radio.modeling.layout import TokenLayout
 from radio.modeling.normalizers import IntermediateFeatureNormalizer
 
 Aggregation = Literal["sparse", "dense"]
@@ -53,7 +55,6 @@ class IntermediateCollector:
     Args:
         taken: Block numbers, ascending.
         depth: Number of blocks.
-        prefix_mask: Which tokens are prefix tokens: (N) bool, over the tokens that `add` will see.
         normalizer: The intermediate normalizer, if any.
         aggregation: ``"sparse"`` takes a block's own output, ``"dense"`` averages over the blocks since the
             previous one taken.
@@ -65,16 +66,16 @@ class IntermediateCollector:
         self,
         taken: Sequence[int],
         depth: int,
-        prefix_mask: Tensor,
         normalizer: IntermediateFeatureNormalizer | None,
         aggregation: Aggregation,
         alpha_scheme: AlphaScheme,
         stop_early: bool,
     ) -> None:
+        check_choice("aggregation", aggregation, ("sparse", "dense"))
+        check_choice("norm_alpha_scheme", alpha_scheme, ("post-alpha", "pre-alpha", "none"))
         self.taken = list(taken)
         self.last_block = self.taken[-1] if stop_early else depth - 1
         self.outputs: list[Tensor] = []
-        self._prefix_mask = prefix_mask
         self._normalizer = None if alpha_scheme == "none" else normalizer
         self._dense = aggregation == "dense"
         self._pre_alpha = alpha_scheme == "pre-alpha"
@@ -86,31 +87,33 @@ class IntermediateCollector:
         """Whether this block's output takes part."""
         return block in self.taken or (self._dense and block < self.taken[-1]) or block == self.last_block
 
-    def add(self, block: int, tokens: Tensor) -> None:
+    def add(self, block: int, tokens: Tensor, layout: TokenLayout) -> None:
         """Take the output (B, N, C) of a block."""
         if len(self.outputs) == len(self.taken):
             return
         group_end = self.taken[len(self.outputs)]
         if self._dense:
-            self._accumulate(block, group_end, tokens)
+            self._accumulate(block, group_end, tokens, layout)
             if block == group_end:
                 self.outputs.append(self._average())
         elif block == group_end:
-            normalized, alpha = self._normalize(block, block, tokens)
+            normalized, alpha = self._normalize(block, block, tokens, layout)
             self.outputs.append(normalized if alpha is None else normalized * alpha)
 
-    def _normalize(self, block: int, rotation: int, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _normalize(
+        self, block: int, rotation: int, tokens: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, Tensor | None]:
         """Shift and rotate the patches; and the factor of every token (N, 1), 1 for prefix tokens."""
         if self._normalizer is None:
             return tokens, None
-        is_prefix = self._prefix_mask.unsqueeze(-1)
+        is_prefix = layout.prefix_mask(tokens.device).unsqueeze(-1)
         alpha = torch.where(
             is_prefix, torch.ones_like(self._normalizer.alphas[block]), self._normalizer.alphas[block]
         )
         return torch.where(is_prefix, tokens, self._normalizer(tokens, block, rotation)), alpha
 
-    def _accumulate(self, block: int, group_end: int, tokens: Tensor) -> None:
-        normalized, alpha = self._normalize(block, group_end, tokens)
+    def _accumulate(self, block: int, group_end: int, tokens: Tensor, layout: TokenLayout) -> None:
+        normalized, alpha = self._normalize(block, group_end, tokens, layout)
         if alpha is not None and self._pre_alpha:
             normalized = normalized * alpha
         self._sum = normalized if self._sum is None else self._sum + normalized

@@ -8,17 +8,15 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from radio.modeling.kernels.linear import Linear
+from radio.modeling.kernels.adaptive_linear import AdaptiveLinear
 
 
 def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
     """Cut images (B, 3, H, W) into patches (B, L, 3·P·P), raster order, each flattened as (channel, y, x)."""
-    batch, channels, height, width = x.shape
-    h, w = height // patch_size, width // patch_size
-    x = x.reshape(batch, channels, h, patch_size, w, patch_size).permute(0, 2, 4, 1, 3, 5)
-    return x.reshape(batch, h * w, channels * patch_size * patch_size)
+    return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch_size, q=patch_size)
 
 
 class PrefixTokens(nn.Module):
@@ -58,7 +56,7 @@ class PatchGenerator(nn.Module):
         self.num_registers = num_registers
         self.align_corners = align_corners
         self.frames_per_clip = 1
-        self.embedder = Linear(3 * patch_size * patch_size, dim, bias=bias)
+        self.embedder = AdaptiveLinear(3 * patch_size * patch_size, dim, bias=bias)
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size * grid_size, dim))
         self.cls_token = PrefixTokens(num_cls_tokens + num_registers, dim)
 
@@ -87,10 +85,9 @@ class PatchGenerator(nn.Module):
         Returns:
             (B, T + L, C): the prefix tokens, then the patches in raster order.
         """
-        batch, _, height, width = x.shape
-        grid = (height // self.patch_size, width // self.patch_size)
+        grid = (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
         patches = self.embed_patches(flatten_patches(x, self.patch_size), grid)
-        return torch.cat([self.cls_token.token.expand(batch, -1, -1), patches], dim=1)
+        return torch.cat([self.cls_token.token.expand(x.shape[0], -1, -1), patches], dim=1)
 
     def embed_patches(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Project patches (B, L, 3·P·P) of one grid to the model's width and add their position embedding."""
@@ -116,11 +113,12 @@ class PatchGenerator(nn.Module):
         resized = F.interpolate(stored, size=(side, side), mode="bilinear", align_corners=self.align_corners)
         # Columns are selected, not sliced: strides of a slice depend on the orientation, and a traced graph with it.
         columns = torch.arange(w, device=resized.device)
-        return resized.permute(0, 2, 3, 1)[:, :h].index_select(2, columns).flatten(1, 2)
+        cropped = rearrange(resized, "1 c h w -> 1 h w c")[:, :h].index_select(2, columns)
+        return rearrange(cropped, "1 h w c -> 1 (h w) c")
 
     def _stored_grid(self, pos_embed: Tensor) -> Tensor:
         """Stored position embeddings as a map (1, C, rows, cols), without a copy."""
-        return pos_embed.reshape(1, self.grid_size, self.grid_size, -1).permute(0, 3, 1, 2)
+        return rearrange(pos_embed, "1 (rows columns) c -> 1 c rows columns", rows=self.grid_size)
 
     def _random_position_embedding(self, batch: int, grid: tuple[int, int]) -> Tensor:
         """A random crop of the stored grid for every clip of the batch, (B, h·w, C).
@@ -148,7 +146,7 @@ class PatchGenerator(nn.Module):
             mode="bilinear",
             align_corners=True,
         )
-        embedding = crop.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        embedding = rearrange(crop, "clips c h w -> clips (h w) c").to(self.pos_embed.dtype)
         return embedding.repeat_interleave(frames, dim=0)
 
 
@@ -161,7 +159,7 @@ class PlainPatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project images (B, 3, H, W) to patches (B, L, C) in raster order."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        return rearrange(self.proj(x), "b c h w -> b (h w) c")
 
 
 def resize_plain_position_embedding(
@@ -180,7 +178,9 @@ def resize_plain_position_embedding(
     """
     if grid == (stored, stored):
         return pos_embed
-    positions = pos_embed[:, prefix:].float().reshape(1, stored, stored, -1).permute(0, 3, 1, 2)
+    positions = rearrange(
+        pos_embed[:, prefix:].float(), "1 (rows columns) c -> 1 c rows columns", rows=stored
+    )
     resized = F.interpolate(positions, size=grid, mode="bicubic", antialias=True)
-    resized = resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    resized = rearrange(resized, "1 c h w -> 1 (h w) c").to(pos_embed.dtype)
     return torch.cat([pos_embed[:, :prefix], resized], dim=1)

@@ -5,7 +5,20 @@ Source: Li et al., "Exploring Plain Vision Transformer Backbones for Object Dete
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from einops import rearrange
 from torch import Tensor
+
+from radio.modeling.outputs import Grid
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The side of the windows in patches, and for every block whether it is windowed."""
+
+    side: int
+    schedule: tuple[bool, ...]
 
 
 def window_schedule(
@@ -38,17 +51,13 @@ def window_schedule(
     return (*flags, False)
 
 
-def to_window_order(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+def to_window_order(patches: Tensor, grid: Grid, side: int) -> Tensor:
     """Reorder patches (B, h·w, C) from raster order to window after window, raster within each."""
-    batch, _, dim = patches.shape
-    h, w = grid
-    patches = patches.reshape(batch, h // side, side, w // side, side, dim).transpose(2, 3)
-    return patches.reshape(batch, h * w, dim)
+    h, w = grid[0] // side, grid[1] // side
+    return rearrange(patches, "b (h p w q) c -> b (h w p q) c", h=h, w=w, p=side, q=side)
 
 
-def to_raster_order(patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+def to_raster_order(patches: Tensor, grid: Grid, side: int) -> Tensor:
     """Undo `to_window_order`."""
-    batch, _, dim = patches.shape
-    h, w = grid
-    patches = patches.reshape(batch, h // side, w // side, side, side, dim).transpose(2, 3)
-    return patches.reshape(batch, h * w, dim)
+    h, w = grid[0] // side, grid[1] // side
+    return rearrange(patches, "b (h w p q) c -> b (h p w q) c", h=h, w=w, p=side, q=side)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.backbone import Windows
 from radio.modeling.block import Block
+from radio.modeling.layout import TokenLayout
 from radio.modeling.network import RADIONetwork
-from radio.modeling.windows import window_schedule
+from radio.modeling.windows import Windows
 
 
 class AttentionMaps(NamedTuple):
@@ -106,7 +106,7 @@ def attention_maps(
 
 def _checked(model: RADIONetwork, image: Tensor, block: int) -> tuple[int, Windows | None]:
     """The block's number from the start, and the windows of the model."""
-    depth, step = model.config.depth, model.min_resolution_step
+    depth, step = len(model.blocks), model.min_resolution_step
     if not -depth <= block < depth:
         raise ValueError(f"there is no block {block}; the model has {depth}, numbered 0 to {depth - 1}")
     if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] % step or image.shape[2] % step:
@@ -114,15 +114,13 @@ def _checked(model: RADIONetwork, image: Tensor, block: int) -> tuple[int, Windo
             f"expected an image (3, H, W) with sides that are multiples of {step}, got {tuple(image.shape)}"
         )
     number = block % depth
-    if model.window_size is None:
-        return number, None
-    schedule = window_schedule(depth, model.config.vitdet_num_global, model.config.vitdet_num_windowed)
-    if schedule[number]:
-        whole = ", ".join(str(i) for i in range(depth) if not schedule[i])
+    windows = model.windows
+    if windows is not None and windows.schedule[number]:
+        whole = ", ".join(str(i) for i in range(depth) if not windows.schedule[i])
         raise ValueError(
             f"block {number} attends within ViTDet windows; blocks that see the whole image: {whole}"
         )
-    return number, Windows(model.window_size, schedule)
+    return number, windows
 
 
 class _Last:
@@ -135,7 +133,7 @@ class _Last:
     def wants(self, block: int) -> bool:
         return block == self.last_block
 
-    def add(self, block: int, tokens: Tensor) -> None:
+    def add(self, block: int, tokens: Tensor, layout: TokenLayout) -> None:
         self.tokens = tokens
 
 

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from radio import RADIOModel, RadioOutput, load_model
-from radio.modeling import layouts as packing
-from radio.modeling.layouts import Segments
+from radio.modeling import inputs
+from radio.modeling.inputs import divide_into_passes
+from radio.modeling.kernels import variable_length
+from radio.modeling.kernels.variable_length import VariableLengthAttention
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 
 SIZES = [(64, 96), (96, 64), (256, 256), (32, 32), (272, 304), (32, 32)]
@@ -239,10 +241,10 @@ def test_bad_lists(reference, images, error, message):
 )
 def test_a_cpu_runs_rows_of_limited_length(lengths, expected):
     vit_b_bfloat16 = 4 * 768 * 2
-    packs = packing.packs(lengths, vit_b_bfloat16, torch.device("cpu"))
-    assert [len(lengths[pack]) for pack in packs] == expected
-    assert [length for pack in packs for length in lengths[pack]] == lengths
-    assert packing.packs(lengths, vit_b_bfloat16, torch.device("cuda")) == [slice(0, len(lengths))]
+    passes = divide_into_passes(lengths, vit_b_bfloat16, torch.device("cpu"))
+    assert [len(lengths[pack]) for pack in passes] == expected
+    assert [length for pack in passes for length in lengths[pack]] == lengths
+    assert divide_into_passes(lengths, vit_b_bfloat16, torch.device("cuda")) == [slice(0, len(lengths))]
 
 
 @torch.inference_mode()
@@ -252,7 +254,7 @@ def test_several_rows_keep_the_order(reference, monkeypatch):
     tome = InNetworkMerging(r=2, expand=False)
     expected, expected_intermediates = model(images), model.forward_intermediates(images, [2, 5])
     merged = [model(image[None], tome=tome) for image in images]
-    monkeypatch.setattr(packing, "_CPU_PACK_BYTES", 60 * 4 * model.embed_dim * 4)
+    monkeypatch.setattr(inputs, "_CPU_PASS_BYTES", 60 * 4 * model.embed_dim * 4)
     _assert_same(model(images), expected)
     _assert_same(model.forward_intermediates(images, [2, 5]), expected_intermediates)
     for packed, alone in zip(model(images, tome=tome), merged, strict=True):
@@ -262,7 +264,7 @@ def test_several_rows_keep_the_order(reference, monkeypatch):
             )
 
 
-def _stretch_by_stretch(q, k, v, lengths):
+def _segment_by_segment(q, k, v, lengths):
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
 
@@ -270,8 +272,8 @@ def _stretch_by_stretch(q, k, v, lengths):
 @pytest.mark.parametrize("lengths", [[5], [3, 7], [4, 4, 4], [2, 5, 5, 1, 1]])
 def test_segments(lengths):
     q, k, v = torch.rand(3, 1, 2, sum(lengths), 8, generator=torch.Generator().manual_seed(0))
-    expected = _stretch_by_stretch(q, k, v, lengths)
-    torch.testing.assert_close(Segments(lengths).attend(q, k, v), expected)
+    expected = _segment_by_segment(q, k, v, lengths)
+    torch.testing.assert_close(VariableLengthAttention(lengths)(q, k, v), expected)
 
 
 def _variable_length_attention(q, k, v, boundaries_q, boundaries_k, longest_q, longest_k):
@@ -281,7 +283,7 @@ def _variable_length_attention(q, k, v, boundaries_q, boundaries_k, longest_q, l
     assert longest_q == longest_k == max(end - start for start, end in pairwise(starts))
     lengths = [end - start for start, end in pairwise(starts)]
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    return _stretch_by_stretch(q, k, v, lengths)[0].transpose(0, 1)
+    return _segment_by_segment(q, k, v, lengths)[0].transpose(0, 1)
 
 
 def test_variable_length_kernel_gets_the_right_layout(reference, monkeypatch):
@@ -290,7 +292,7 @@ def test_variable_length_kernel_gets_the_right_layout(reference, monkeypatch):
     images = _images()
     with torch.inference_mode():
         expected = model(images)
-        monkeypatch.setattr(packing, "has_variable_length_kernel", lambda q: True)
+        monkeypatch.setattr(variable_length, "has_variable_length_kernel", lambda q: True)
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _variable_length_attention)
         _assert_same(model(images), expected)
 
@@ -300,11 +302,13 @@ def test_variable_length_kernel_gets_the_right_layout(reference, monkeypatch):
 def test_variable_length_kernel_on_a_gpu():
     lengths = [300, 17, 300, 1000]
     q, k, v = torch.randn(3, 1, 4, sum(lengths), 64, device="cuda", dtype=torch.bfloat16)
-    assert packing.has_variable_length_kernel(q)
-    expected = _stretch_by_stretch(q.float(), k.float(), v.float(), lengths)
-    torch.testing.assert_close(Segments(lengths).attend(q, k, v).float(), expected, atol=2e-2, rtol=2e-2)
+    assert variable_length.has_variable_length_kernel(q)
+    expected = _segment_by_segment(q.float(), k.float(), v.float(), lengths)
+    torch.testing.assert_close(
+        VariableLengthAttention(lengths)(q, k, v).float(), expected, atol=2e-2, rtol=2e-2
+    )
 
 
 def test_the_kernel_is_for_gpus_in_half_precision():
-    assert not packing.has_variable_length_kernel(torch.zeros(1, 2, 4, 64))
-    assert not packing.has_variable_length_kernel(torch.zeros(1, 2, 4, 64, dtype=torch.bfloat16))
+    assert not variable_length.has_variable_length_kernel(torch.zeros(1, 2, 4, 64))
+    assert not variable_length.has_variable_length_kernel(torch.zeros(1, 2, 4, 64, dtype=torch.bfloat16))

@@ -56,7 +56,7 @@ def test_a_windowed_block_sees_its_window_only(reference):
     """A change in one window reaches another one in global blocks only."""
     path = reference / "v2_5" / "checkpoint.pth.tar"
     model = load_model(path, device="cpu", vitdet_window_size=2, vitdet_num_global=2)
-    first_global = model._schedule.index(False)
+    first_global = model.windows.schedule.index(False)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     changed = image.clone()
     changed[:, :, :16, :16] = 0
@@ -88,7 +88,7 @@ def test_windows_cost_two_reorderings_and_no_gather(reference):
         path = reference / "v2_5" / "checkpoint.pth.tar"
         model = load_model(path, device="cpu", vitdet_window_size=window)
         with torch.inference_mode(), _Operations() as recorded:
-            model.backbone(torch.rand(1, 3, 128, 128), model._windows())
+            model.backbone(torch.rand(1, 3, 128, 128), model.windows)
         return recorded.names
 
     windowed, plain = operations(4), operations(None)

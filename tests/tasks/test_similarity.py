@@ -79,8 +79,7 @@ def test_the_input_of_a_windowed_models_block(image, reference):
     patches = windowed.forward_intermediates(
         image[None], indices=[7], output_fmt="NLC", intermediates_only=True, norm_alpha_scheme="none"
     )[0]
-    from radio.modeling.backbone import Windows
-    from radio.modeling.windows import window_schedule
+    from radio.modeling.windows import Windows, window_schedule
     from radio.tasks.similarity import _tokens_before
 
     with torch.no_grad():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-Grid = tuple[int, int]
+from radio.modeling.outputs import Grid
+
 Stride = tuple[int, int]
 
 

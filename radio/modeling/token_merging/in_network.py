@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.token_merging.counts import Grid
+from radio.modeling.outputs import Grid
 from radio.modeling.token_merging.matching import match, split_grid
 from radio.modeling.token_merging.plan import MergePlan
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.modeling.token_merging.counts import Grid, Stride, num_destinations
+from radio.modeling.outputs import Grid
+from radio.modeling.token_merging.counts import Stride, num_destinations
 
 Order = Literal["raster", "classic"]
 ORDERS = ("raster", "classic")

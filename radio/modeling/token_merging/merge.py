@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from radio.modeling.token_merging.counts import Grid, Stride, check_request, check_stride, resolve
+from radio.modeling.outputs import Grid, describe_fields
+from radio.modeling.token_merging.counts import Stride, check_request, check_stride, resolve
 from radio.modeling.token_merging.matching import ORDERS, Order, match, split_grid
 from radio.modeling.token_merging.plan import MergePlan, Mode, check_mode
 
@@ -30,6 +31,9 @@ class MergedTokens(NamedTuple):
     sizes: Tensor
     positions: Tensor
     plan: MergePlan
+
+    def __repr__(self) -> str:
+        return describe_fields("MergedTokens", self._asdict())
 
 
 @dataclass(frozen=True)

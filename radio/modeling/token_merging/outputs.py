@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, overload
 
 from torch import Tensor
 
-from radio.modeling.outputs import RadioOutput
-from radio.modeling.token_merging import MergedTokens, MergePlan
-from radio.modeling.token_merging.plan import Mode
+from radio.modeling.outputs import Grid, Output, RadioOutput, backbone_output, describe_fields
+from radio.modeling.token_merging.merge import MergedTokens, TokenMerging
+from radio.modeling.token_merging.plan import MergePlan, Mode
 
 
 class MergedRadioOutput(NamedTuple):
@@ -32,14 +33,17 @@ class MergedRadioOutput(NamedTuple):
     positions: Tensor
     plan: MergePlan
 
+    def __repr__(self) -> str:
+        return describe_fields("MergedRadioOutput", self._asdict())
+
 
 MergedOutput = MergedRadioOutput | dict[str, MergedRadioOutput]
 
 
-class Reduction(NamedTuple):
+class OutputMerger(NamedTuple):
     """What merges, and how the values of merged tokens combine.
 
-    One reduction serves the backbone's features, every adaptor's and every intermediate layer's, so row k of
+    One merger serves the backbone's features, every adaptor's and every intermediate layer's, so row k of
     each stands for the same patches.
     """
 
@@ -68,3 +72,36 @@ class Reduction(NamedTuple):
             finer += 1
         features = self.plan.refine(finer).reduce(output, self.mode)
         return MergedTokens(features, self.plan.sizes, self.plan.centroids(), self.plan)
+
+
+Intermediates = Sequence[Tensor | RadioOutput] | Sequence[MergedTokens | MergedRadioOutput]
+
+
+def merge_output(
+    output: Output, grid: Grid, merge: TokenMerging | None, in_network: OutputMerger | None
+) -> Output | MergedOutput:
+    """An output with merged features: as `merge` decides on them, as the network merged, or as it is."""
+    merger = _merger(backbone_output(output).features, grid, merge, in_network)
+    return output if merger is None else merger.apply(output)
+
+
+def merge_intermediates(
+    final: Output | None,
+    intermediates: Sequence[Tensor | RadioOutput],
+    grid: Grid,
+    merge: TokenMerging | None,
+    in_network: OutputMerger | None,
+) -> tuple[Output | MergedOutput | None, Intermediates]:
+    """The same for intermediates; what merges is decided once, on the final output or, without one, the last of
+    them."""
+    last = intermediates[-1] if final is None else backbone_output(final)
+    merger = _merger(last.features if isinstance(last, RadioOutput) else last, grid, merge, in_network)
+    if merger is None:
+        return final, intermediates
+    return None if final is None else merger.apply(final), [merger.apply(each) for each in intermediates]
+
+
+def _merger(
+    features: Tensor, grid: Grid, merge: TokenMerging | None, in_network: OutputMerger | None
+) -> OutputMerger | None:
+    return in_network if merge is None else OutputMerger(merge.plan(features, grid), merge.mode)

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from radio.modeling.outputs import Grid, describe_fields
+
 Mode = Literal["mean", "sum", "max"]
 MODES = ("mean", "sum", "max")
 
@@ -30,11 +32,14 @@ class MergePlan(NamedTuple):
     assignment: Tensor
     source_sizes: Tensor
     sizes: Tensor
-    grid: tuple[int, int]
+    grid: Grid
+
+    def __repr__(self) -> str:
+        return describe_fields("MergePlan", self._asdict())
 
     @classmethod
     def from_assignment(
-        cls, assignment: Tensor, kept: int, grid: tuple[int, int], sizes: Tensor | None = None
+        cls, assignment: Tensor, kept: int, grid: Grid, sizes: Tensor | None = None
     ) -> MergePlan:
         """Complete an assignment (B, L) to `kept` tokens; `sizes` (B, L) before the merge, None for one
         each."""

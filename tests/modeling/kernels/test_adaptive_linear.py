@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from radio import load_model
-from radio.modeling.kernels import cpu as processor
-from radio.modeling.kernels import linear
-from radio.modeling.kernels.linear import Linear
+from radio.modeling.kernels import adaptive_linear, cpu
+from radio.modeling.kernels.adaptive_linear import AdaptiveLinear
 from radio.quantization import quantize
 
 AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
@@ -25,7 +24,7 @@ def convolutions(monkeypatch):
         seen.append(tuple(x.shape))
         return convolve(x, *others)
 
-    monkeypatch.setattr(linear, "has_slow_float32_products", lambda: True)
+    monkeypatch.setattr(adaptive_linear, "has_slow_float32_products", lambda: True)
     monkeypatch.setattr(F, "conv2d", watched)
     return seen
 
@@ -34,7 +33,7 @@ def convolutions(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 128, 48), (3, 70, 48), (300, 48), (2, 3, 50, 48)])
 def test_equals_float64(convolutions, shape, bias):
     torch.manual_seed(0)
-    layer, x = Linear(48, 72, bias=bias), torch.randn(shape)
+    layer, x = AdaptiveLinear(48, 72, bias=bias), torch.randn(shape)
     with torch.inference_mode():
         result = layer(x)
         precise = layer.double()(x.double())
@@ -44,14 +43,14 @@ def test_equals_float64(convolutions, shape, bias):
 
 
 def test_tokens_that_are_not_contiguous(convolutions):
-    layer, x = Linear(48, 72), torch.randn(2, 48, 100).transpose(1, 2)
+    layer, x = AdaptiveLinear(48, 72), torch.randn(2, 48, 100).transpose(1, 2)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
     assert len(convolutions) == 1
 
 
 def test_everything_else_is_a_product(convolutions):
-    layer, x = Linear(48, 72), torch.randn(200, 48)
+    layer, x = AdaptiveLinear(48, 72), torch.randn(200, 48)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
     layer.requires_grad_(False)
@@ -71,10 +70,12 @@ def test_a_whole_model_in_every_way_of_running_it(reference, convolutions, monke
     images = [torch.rand(3, *size) for size in ((256, 192), (192, 320))]
     with torch.inference_mode():
         found = [model(images[0].expand(2, -1, -1, -1)), *model(images)]
-        layers = sum(isinstance(module, Linear) for module in model.modules())
-        of_summaries = sum(isinstance(module, Linear) for module in model.adaptors["clip"].head_mlp.modules())
+        layers = sum(isinstance(module, AdaptiveLinear) for module in model.modules())
+        of_summaries = sum(
+            isinstance(module, AdaptiveLinear) for module in model.adaptors["clip"].head_mlp.modules()
+        )
         assert len(convolutions) == 2 * (layers - of_summaries)
-        monkeypatch.setattr(linear, "has_slow_float32_products", lambda: False)
+        monkeypatch.setattr(adaptive_linear, "has_slow_float32_products", lambda: False)
         expected = [model(images[0].expand(2, -1, -1, -1)), *model(images)]
     for ours, right in zip(found, expected, strict=True):
         for name, output in right.items():
@@ -92,7 +93,7 @@ def test_quantised_weights_are_left_to_torchao(reference, convolutions, mode):
 
 def test_a_wrong_width_is_told_as_by_pytorch(convolutions):
     with torch.inference_mode(), pytest.raises(RuntimeError, match="200x144 and 48x72"):
-        Linear(48, 72)(torch.randn(200, 144))
+        AdaptiveLinear(48, 72)(torch.randn(200, 144))
 
 
 def test_chosen_on_processors_of_amd_with_several_threads(monkeypatch):
@@ -101,18 +102,18 @@ def test_chosen_on_processors_of_amd_with_several_threads(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     both_libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    assert processor.has_slow_float32_products() == both_libraries
+    assert cpu.has_slow_float32_products() == both_libraries
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not processor.has_slow_float32_products()
+        assert not cpu.has_slow_float32_products()
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        assert not processor.has_slow_float32_products()
+        assert not cpu.has_slow_float32_products()
     finally:
         torch.set_float32_matmul_precision(before)
     threads = 1
-    assert not processor.has_slow_float32_products()
+    assert not cpu.has_slow_float32_products()
     threads = 2
     for other in (AMD | {"cpu_name": "Intel Xeon"}, AMD | {"avx512_f": False}, {"architecture": "aarch64"}):
         able = other
-        assert not processor.has_slow_float32_products()
+        assert not cpu.has_slow_float32_products()

@@ -12,7 +12,7 @@ _CONVOLVE_FROM = 128
 """Tokens from which a convolution is faster where matrix products are slow."""
 
 
-class Linear(nn.Linear):
+class AdaptiveLinear(nn.Linear):
     """A linear layer, computed as the 1 x 1 convolution that it is where that is faster.
 
     That is float32 on some CPUs; see `has_slow_float32_products`. The numbers are the same up to rounding.

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from radio import RADIOModel, RadioOutput, load_model
+from radio import InNetworkMerging, RADIOModel, RadioOutput, TokenMerging, load_model
+from radio.modeling.block import Attention
 from radio.modeling.network import RADIONetwork
 
 
@@ -178,7 +179,7 @@ def _windowed_blocks(
     prefix = model.num_summary_tokens
     tokens = model.backbone.patch_generator(model.input_conditioner(x))
     outputs = []
-    for block, windowed in zip(model.blocks, model._schedule, strict=True):
+    for block, windowed in zip(model.blocks, model.windows.schedule, strict=True):
         if windowed:
             patches = tokens[:, prefix:].reshape(len(x), h, w, -1).clone()
             for top in range(0, h, side):
@@ -291,3 +292,93 @@ def test_scaled_norms_of_the_giant():
         middle = x + plain.attn(normed)
         normed = F.layer_norm(middle, (8,), scaled.norm2.weight, scaled.norm2.bias, eps=1e-6) / 3**0.5
         assert torch.allclose(scaled(x), middle + plain.mlp(normed), atol=1e-6)
+
+
+class OwnAttention(torch.nn.Module):
+    """A user's attention that takes tokens alone."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x)
+
+
+class SilentAttention(OwnAttention):
+    """One that takes `attend` and does not use it."""
+
+    def forward(self, x: torch.Tensor, attend=None) -> torch.Tensor:
+        return self.attention(x)
+
+
+@torch.inference_mode()
+def test_own_attention_modules(reference):
+    """They run where all tokens see each other; elsewhere the message says what they would have to take."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    x = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    expected = model(x)
+    own = OwnAttention(model.blocks[3].attn)
+    model.blocks[3].attn = own
+    assert torch.equal(model(x).features, expected.features)
+    with pytest.raises(TypeError, match=r"OwnAttention that takes tokens alone; .* tome="):
+        model(x, tome=InNetworkMerging(r=2))
+    with pytest.raises(TypeError, match="OwnAttention that takes tokens alone; a list of images"):
+        model([x[0], x[0, :, :32]])
+    model.blocks[3].attn = SilentAttention(own.attention)
+    with pytest.raises(TypeError, match="SilentAttention in block 3 does not call attend"):
+        model(x, tome=InNetworkMerging(r=2))
+    model.blocks[3] = torch.nn.Identity()
+    assert model(x).summary.shape == expected.summary.shape
+    with pytest.raises(TypeError, match="block 3 is of type Identity"):
+        model(x, tome=InNetworkMerging(r=2))
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@torch.inference_mode()
+def test_blocks_cut_off(reference, window):
+    """The output is that of the last block left, also where that one ran within windows."""
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    model = load_model(path, device="cpu", vitdet_window_size=window)
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    expected = model.forward_intermediates(
+        x, indices=[1], output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )[0]
+    del model.backbone.blocks[2:]
+    output = model(x)
+    assert torch.equal(output.summary, expected.summary)
+    assert torch.equal(output.features, expected.features)
+    final, layers = model.forward_intermediates(x, indices=1, output_fmt="NLC")
+    assert torch.equal(final.features, output.features)
+    assert torch.equal(layers[0], output.features)
+    assert len(model.forward_intermediates(x, intermediates_only=True)) == 2
+    with pytest.raises(ValueError, match="from -2 to 1"):
+        model.forward_intermediates(x, indices=[2])
+
+
+@torch.inference_mode()
+def test_summary_idxs_choose_the_summary(reference):
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    whole, width = model(x).summary, model.embed_dim
+    assert model.summary_idxs.tolist() == [0, 1, 2]
+    model.summary_idxs = torch.tensor([2])
+    chosen = model(x).summary
+    assert torch.equal(chosen, whole[:, 2 * width :])
+    assert model.summary_dim == width
+    assert list(model.split_summary(chosen)) == ["dino_v2"]
+    with pytest.raises(ValueError, match="class tokens from 0 to 3"):
+        model.summary_idxs = [4]
+
+
+@torch.inference_mode()
+def test_outputs_show_shapes_instead_of_numbers(reference):
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu", adaptors=["clip"])
+    output = model(torch.rand(1, 3, 64, 96))
+    width = model.embed_dim
+    assert repr(output["backbone"]) == (
+        f"RadioOutput(summary=Tensor(1x{3 * width}, float32, cpu), features=Tensor(1x24x{width}, float32, cpu))"
+    )
+    merged = model(torch.rand(1, 3, 64, 96), merge=TokenMerging(keep=8))["clip"]
+    assert repr(merged).startswith("MergedRadioOutput(summary=Tensor(1x")
+    assert "grid=(4, 6)" in repr(merged)

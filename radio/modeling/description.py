@@ -1,0 +1,105 @@
+"""What a model says of itself: its sizes, and which images it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from radio.config import RadioConfig
+from radio.modeling.outputs import Resolution
+
+
+class DescribedModel(nn.Module):
+    """The properties of a model that follow from its description.
+
+    Attributes:
+        config: What shapes the model.
+        window_size: Side of the ViTDet windows in patches, or None.
+    """
+
+    config: RadioConfig
+    window_size: int | None
+    _summary_idxs: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def patch_size(self) -> int:
+        """Side P of a patch, in pixels."""
+        return self.config.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width C of the spatial features."""
+        return self.config.embed_dim
+
+    @property
+    def summary_dim(self) -> int:
+        """Width of the summary."""
+        return (
+            self.embed_dim if self.config.summary_pool == "mean" else self.embed_dim * len(self._summary_idxs)
+        )
+
+    @property
+    def summary_idxs(self) -> Tensor:
+        """The class tokens that make the summary, (n) int64. Set it to numbers of class tokens to choose others;
+        None chooses all."""
+        return torch.tensor(self._summary_idxs)
+
+    @summary_idxs.setter
+    def summary_idxs(self, numbers: Tensor | Sequence[int] | None) -> None:
+        chosen = range(self.num_cls_tokens) if numbers is None else numbers
+        idxs = tuple(int(number) for number in chosen)
+        count = max(self.num_cls_tokens, 1)
+        if not idxs or not all(0 <= number < count for number in idxs):
+            raise ValueError(f"summary_idxs must number class tokens from 0 to {count - 1}, got {list(idxs)}")
+        self._summary_idxs = idxs
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Number T of prefix tokens (class tokens and registers) before the patches."""
+        return self.config.num_prefix_tokens
+
+    @property
+    def num_cls_tokens(self) -> int:
+        """Number of class tokens."""
+        return self.config.num_cls_tokens
+
+    @property
+    def max_resolution(self) -> int:
+        """Largest side of an image, in pixels, that the version was made for."""
+        return self.config.max_resolution
+
+    @property
+    def preferred_resolution(self) -> Resolution:
+        """The resolution at which the version works best."""
+        return Resolution(*self.config.preferred_resolution)
+
+    @property
+    def min_resolution_step(self) -> int:
+        """Height and width must be multiples of this: P, or P times the ViTDet window."""
+        return self.patch_size * (self.window_size or 1)
+
+    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """The closest height and width, in pixels, that the model accepts.
+
+        Halfway between two, it is the even multiple of the step, as in the public code.
+        """
+        step = self.min_resolution_step
+        return Resolution(*(max(round(side / step), 1) * step for side in (height, width)))
+
+    def split_summary(self, summary: Tensor) -> dict[str, Tensor]:
+        """The part of a backbone summary (B, D) that belongs to each teacher, (B, C) each."""
+        known = dict(zip(self.config.summary_idxs, self.config.summary_names or ("summary",), strict=True))
+        names = [known.get(number, f"token {number}") for number in self._summary_idxs]
+        return dict(zip(names, summary.split(self.embed_dim, dim=-1), strict=True))

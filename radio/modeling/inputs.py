@@ -1,0 +1,105 @@
+"""Images as callers give them: checked, and divided into passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from radio.modeling.outputs import Resolution
+
+_CPU_PASS_BYTES = 24 * 2**20
+
+
+def check_images(
+    x: Tensor, step: int, nearest: Callable[[int, int], Resolution], reason_of_step: str = ""
+) -> None:
+    """Refuse what is no batch of images (B, 3, H, W), floating point, with sides that are multiples of `step`.
+
+    Args:
+        x: What was given.
+        step: Height and width are multiples of this.
+        nearest: The size closest to a height and width that would be accepted.
+        reason_of_step: What the step is made of, for the message.
+
+    Raises:
+        TypeError: It is no floating-point tensor.
+        ValueError: Its shape is not supported; the message names the nearest one that is.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"expected a tensor, got {type(x).__name__}; model.encode(...) takes paths, PIL images and arrays"
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"expected floating-point values in [0, 1], got {x.dtype}; divide by 255, or use model.encode(...)"
+        )
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}")
+    height, width = x.shape[-2:]
+    if height % step or width % step or height < step or width < step:
+        best = nearest(height, width)
+        raise ValueError(
+            f"height and width must be multiples of {step}{reason_of_step}, got {height} x {width}; the nearest "
+            f"supported resolution is {best.height} x {best.width} (model.get_nearest_supported_resolution)"
+        )
+
+
+def batches_of_one(x: Sequence[Tensor]) -> list[Tensor]:
+    """The images of a list, (3, H, W) or (1, 3, H, W), each as a batch (1, 3, H, W).
+
+    Raises:
+        TypeError: It is no list of tensors.
+        ValueError: It is empty, or an entry holds several images.
+    """
+    if not isinstance(x, Sequence) or isinstance(x, str):
+        raise TypeError(
+            f"expected a tensor (B, 3, H, W) or a list of tensors, got {type(x).__name__}; "
+            "model.encode(...) takes paths, PIL images and arrays"
+        )
+    if not x:
+        raise ValueError("the list of images is empty")
+    batches = []
+    for image in x:
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"expected tensors, got {type(image).__name__}; "
+                "model.encode(...) takes paths, PIL images and arrays"
+            )
+        if image.ndim == 4 and image.shape[0] != 1:
+            raise ValueError(
+                f"each image of a list must be (3, H, W) or (1, 3, H, W), got {tuple(image.shape)}"
+            )
+        batches.append(image.unsqueeze(0) if image.ndim == 3 else image)
+    return batches
+
+
+def divide_into_passes(lengths: Sequence[int], token_bytes: int, device: torch.device) -> list[slice]:
+    """Which consecutive images run together in one pass.
+
+    On a GPU all of them. On a CPU as many as have activations of 24 MiB together, 4096 tokens of a ViT-B in bfloat16:
+    longer rows gain nothing, because the matrix products are at full speed long before, and lose time because glibc
+    asks the system anew for every block of memory of 32 MiB or more.
+
+    Args:
+        lengths: Number of tokens of each image.
+        token_bytes: Bytes of one token in the widest activation, between the two layers of an MLP.
+        device: Where the pass runs.
+    """
+    if device.type != "cpu":
+        return [slice(0, len(lengths))]
+    starts, tokens = [0], 0
+    for i, length in enumerate(lengths):
+        if tokens and (tokens + length) * token_bytes > _CPU_PASS_BYTES:
+            starts.append(i)
+            tokens = 0
+        tokens += length
+    return [slice(*pair) for pair in pairwise([*starts, len(lengths)])]
+
+
+def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the allowed ones, with a message that lists them."""
+    if value not in allowed:
+        raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
