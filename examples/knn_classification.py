@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 import radio
-from radio.data.labelled import ImageFolder, batches
+from radio.data.batches import image_batches
+from radio.data.labeled import ImageFolder
 from radio.distributed import Processes, processes
-from radio.modeling.network import RADIONetwork
 from radio.tasks.knn import classify, write_summaries
 
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def summaries(
-    model: RADIONetwork, images: ImageFolder, path: Path, world: Processes, arguments: argparse.Namespace
+    model: radio.RADIOModel, images: ImageFolder, path: Path, world: Processes, arguments: argparse.Namespace
 ) -> np.ndarray:
     """The summaries of all images, (N, D) in half precision; all processes write one memory-mapped file."""
     shape = (len(images), model.summary_dim)
@@ -90,13 +90,8 @@ def summaries(
     hidden = None if world.is_first else True  # None: shown on a terminal only
     positions = tqdm(world.positions(len(images)), desc=path.stem, disable=hidden)
     out = np.lib.format.open_memmap(part, "r+")
-    loaded = batches(
-        images,
-        positions,
-        arguments.resolution,
-        model.min_resolution_step,
-        arguments.batch_size,
-        arguments.workers,
+    loaded = image_batches(
+        model, images, positions, arguments.resolution, arguments.batch_size, arguments.workers
     )
     write_summaries(model, loaded, out)
     out.flush()

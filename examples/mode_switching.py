@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import radio
-from radio.files import written_at_once
+from radio.files import atomic_write
 from radio.tasks.mode_switching import Measurement, measure_mode_switching
 from radio.tasks.teacher_features import DINOV2_GIANT, Teacher, TimmTeacher, saved_teacher
 
@@ -87,7 +87,7 @@ def make_teacher(args: argparse.Namespace, device: object) -> Teacher | Mapping[
 
 
 def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
-    with written_at_once(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Measurement._fields)
         writer.writerows(measurements)
@@ -108,7 +108,7 @@ def plot(path: Path, measurements: Sequence[Measurement], reference: str) -> Non
         figure.tight_layout(w_pad=2.5, rect=(0, 0.09, 1, 1))
         lines, labels = axes[0].get_legend_handles_labels()
         figure.legend(lines, labels, loc="lower left", ncols=len(lines), frameon=False)
-        with written_at_once(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=130)
         pyplot.close(figure)
 

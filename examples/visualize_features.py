@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import radio
-from radio.drawing.pictures import Panel, feature_picture, fitting, photograph, sheet
+from radio.drawing.pictures import Panel, feature_picture, fit_long_side, sheet, to_pil_image
 from radio.images import load_image
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rows = []
     for path in args.images:
-        picture = photograph(load_image(path))
-        shown = fitting(picture.size, args.side)
+        picture = to_pil_image(load_image(path))
+        shown = fit_long_side(picture.size, args.side)
         row = [Panel(picture.resize(shown), path.name)]
         for size in sizes:
             for features, (height, width) in spatial_features(model, [path], size, args.adaptor):

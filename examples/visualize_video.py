@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radio
-from radio.drawing.video import describe_video, draw_video, read_frames, sample_frames
+from radio.data.video import describe_video, read_frames, sample_frames
+from radio.tasks.feature_video import draw_video
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 import radio
-from radio.data.labelled import HubImages, ImageFolder, batches
+from radio.data.batches import image_batches
+from radio.data.labeled import HubImages, ImageFolder
 from radio.distributed import processes
 from radio.tasks.zero_shot import (
     Accuracy,
@@ -105,9 +106,7 @@ def main() -> None:
         for size in sizes(arguments, model.preferred_resolution.height):
             hidden = None if world.is_first else True  # None: shown on a terminal only
             positions = tqdm(world.positions(len(dataset)), desc=f"images at {size}", disable=hidden)
-            loaded = batches(
-                dataset, positions, size, model.min_resolution_step, arguments.batch_size, arguments.workers
-            )
+            loaded = image_batches(model, dataset, positions, size, arguments.batch_size, arguments.workers)
             counts = evaluate(model, arguments.adaptor_name, classifier, loaded, dataset.labels)
             total = Accuracy(*world.sum(counts))
             rows.append(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from radio.images import ImageInput, SizeSpec, is_batch, load_image, resize_image
+from radio.images import ImageInput, is_batch
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput, Resolution
@@ -20,7 +20,7 @@ from radio.modeling.token_merging.requests import check_merging, merging_per_ima
 _ImageOutput = RadioOutput | MergedRadioOutput
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoding:
     """The features of one image.
 
@@ -43,17 +43,36 @@ class Encoding:
     backbone: _ImageOutput
     adaptors: Mapping[str, _ImageOutput] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Shapes, dtypes and devices, not numbers."""
+        lines = [
+            f"summary={_describe(self.summary)}",
+            f"features={_describe(self.features)}",
+            f"summary_by_teacher=({', '.join(self.summary_by_teacher)})",
+            f"image_size={self.image_size.height}x{self.image_size.width}",
+            f"grid={self.grid[0]}x{self.grid[1]}",
+        ]
+        lines += [
+            f"adaptors[{name!r}]=(summary={_describe(output.summary)}, features={_describe(output.features)})"
+            for name, output in self.adaptors.items()
+        ]
+        return f"Encoding({', '.join(lines)})"
+
 
 def encode_images(
     model: RADIONetwork,
     images: ImageInput | Sequence[ImageInput],
-    size: SizeSpec = None,
+    prepare: Callable[[ImageInput], Tensor],
     feature_fmt: FeatureFormat = "NLC",
     batch_size: int = 8,
     merge: TokenMerging | Sequence[TokenMerging] | None = None,
     tome: InNetworkMerging | None = None,
 ) -> Encoding | list[Encoding]:
-    """Features of images; see `RADIOModel.encode`."""
+    """Features of images; see `RADIOModel.encode`.
+
+    Args:
+        prepare: Reads one image and resizes it to (3, H, W) in [0, 1] at a size that the model supports.
+    """
     if not isinstance(model.input_conditioner, InputConditioner):
         raise RuntimeError(
             "the preprocessor was made external, so encode() cannot normalize; "
@@ -67,20 +86,9 @@ def encode_images(
     merges = merging_per_image(merge, len(sources))
     encodings: list[Encoding] = []
     for start in range(0, len(sources), batch_size):
-        group = [_prepare(model, source, size) for source in sources[start : start + batch_size]]
+        group = [prepare(source).to(model.device) for source in sources[start : start + batch_size]]
         encodings += _encode_group(model, group, feature_fmt, merges[start : start + batch_size], tome)
     return encodings if several else encodings[0]
-
-
-def _prepare(model: RADIONetwork, source: ImageInput, size: SizeSpec) -> Tensor:
-    pixels = resize_image(
-        load_image(source),
-        size,
-        step=model.min_resolution_step,
-        patch_size=model.patch_size,
-        max_side=model.max_resolution,
-    )
-    return pixels.to(model.device)
 
 
 @torch.no_grad()
@@ -131,3 +139,8 @@ def _encoding(model: RADIONetwork, image: Tensor, outputs: dict[str, _ImageOutpu
         backbone=backbone,
         adaptors={name: output for name, output in outputs.items() if name != "backbone"},
     )
+
+
+def _describe(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape))
+    return f"{shape} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from huggingface_hub import HfApi
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from radio.checkpoints import write_hub_repo
 from radio.encoding import Encoding, encode_images
-from radio.images import ImageInput, SizeSpec
+from radio.images import ImageInput, SizeSpec, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
@@ -27,6 +32,63 @@ class RADIOModel(RADIONetwork):
     """
 
     checkpoint_path: Path
+
+    def resize(self, image: ImageInput, size: SizeSpec = None) -> Tensor:
+        """One image at a size that this model supports. Everything that runs the model on images resizes here.
+
+        Args:
+            image: As `radio.images.load_image` takes it.
+            size: How large it becomes (see `radio.images.target_size`); by default the supported size nearest to its
+                own, at most `max_resolution`.
+
+        Returns:
+            (3, H, W) float32 in [0, 1], H and W multiples of `min_resolution_step`; on the device of a tensor that
+            was given, else on the CPU. ``model(model.resize("photo.jpg")[None].to(model.device))`` runs it.
+
+        Raises:
+            ImageError: The image cannot be read, or its values are not in [0, 1].
+            ValueError: The size has another form or does not fit the model; the message says which sizes do.
+        """
+        return resize_image(
+            load_image(image),
+            size,
+            step=self.min_resolution_step,
+            patch_size=self.patch_size,
+            max_side=self.max_resolution,
+        )
+
+    @overload
+    def encode(
+        self,
+        images: str | os.PathLike[str] | Image.Image,
+        size: SizeSpec = None,
+        feature_fmt: FeatureFormat = "NLC",
+        batch_size: int = 8,
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
+        tome: InNetworkMerging | None = None,
+    ) -> Encoding: ...
+
+    @overload
+    def encode(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        size: SizeSpec = None,
+        feature_fmt: FeatureFormat = "NLC",
+        batch_size: int = 8,
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
+        tome: InNetworkMerging | None = None,
+    ) -> list[Encoding]: ...
+
+    @overload
+    def encode(
+        self,
+        images: Tensor | NDArray[Any],
+        size: SizeSpec = None,
+        feature_fmt: FeatureFormat = "NLC",
+        batch_size: int = 8,
+        merge: TokenMerging | Sequence[TokenMerging] | None = None,
+        tome: InNetworkMerging | None = None,
+    ) -> Any: ...
 
     def encode(
         self,
@@ -51,14 +113,16 @@ class RADIOModel(RADIONetwork):
 
         Returns:
             An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
-            several images.
+            several images. (Whether a tensor or an array is one image or a batch depends on its dimensions, which a
+            type checker does not know; there it sees ``Any``.)
 
         Raises:
             ImageError: An image cannot be read, or its values are not in [0, 1].
             RuntimeError: The preprocessor was made external.
             ValueError: A size, format or batch size that makes no sense.
         """
-        return encode_images(self, images, size, feature_fmt, batch_size, merge, tome)
+        prepare = partial(self.resize, size=size)
+        return encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.

@@ -112,3 +112,11 @@ def test_an_external_preprocessor_is_refused(reference):
         model.encode(torch.rand(3, 32, 32))
     model.input_conditioner = conditioner
     model.encode(torch.rand(3, 32, 32))
+
+
+def test_an_encoding_shows_shapes_and_not_numbers(model):
+    shown = repr(model.encode(torch.rand(3, 64, 96)))
+    assert shown.startswith("Encoding(summary=1x192 float32 on cpu, features=1x24x64 float32 on cpu, ")
+    assert "image_size=64x96, grid=4x6" in shown and "adaptors['sam']=(summary=" in shown
+    assert "tensor(" not in shown and len(shown) < 400
+    assert "\n" not in shown

@@ -1,1 +1,1 @@
-"""Images of data sets: read, labelled, in batches."""
+"""Images of data sets: read, labeled, in batches."""

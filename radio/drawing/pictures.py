@@ -1,4 +1,4 @@
-"""Pictures of features: colors and heat maps enlarged to an image, marks, and labelled sheets."""
+"""Pictures of features: colors and heat maps enlarged to an image, marks, and labeled sheets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
     label: str
 
 
-def photograph(pixels: Tensor) -> Image.Image:
+def to_pil_image(pixels: Tensor) -> Image.Image:
     """Pixels (3, H, W) in [0, 1] as a picture."""
     values = (pixels.detach().float().cpu().clamp(0, 1) * 255).round().byte()
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
@@ -50,7 +50,7 @@ def feature_picture(rgb: Tensor, size: Size, outliers: Tensor | None = None) -> 
         size: Width and height of the picture.
         outliers: (h, w) bool, patches that get a bright frame.
     """
-    picture = _enlarge(photograph(rgb), size)
+    picture = _enlarge(to_pil_image(rgb), size)
     if outliers is not None:
         for row, column in outliers.nonzero().tolist():
             frame_patch(picture, (row, column), (outliers.shape[0], outliers.shape[1]), _OUTLIER)
@@ -92,7 +92,7 @@ def frame_patch(
     canvas.rectangle(_around((left, top, right, bottom), width), outline=color, width=width)
 
 
-def fitting(size: Size, side: int) -> Size:
+def fit_long_side(size: Size, side: int) -> Size:
     """The size with the same shape whose long side is ``side``."""
     scale = side / max(size)
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)

@@ -1,8 +1,7 @@
 """Weighted k-nearest-neighbor classification on summaries, exact and in chunks.
 
 Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4, with the settings of DINO (arXiv 2104.14294): cosine
-    similarity, k = 20, a
-vote of weight exp(similarity / 0.07).
+similarity, k = 20, a vote of weight exp(similarity / 0.07).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.data.labelled import Batch, Progress
+from radio.data.batches import ImageBatch, Progress
 from radio.modeling.network import RADIONetwork
 
 
@@ -24,11 +23,11 @@ class Neighbors(NamedTuple):
 
     Attributes:
         similarity: ``(Q, k)`` float32, cosine similarities.
-        rows: ``(Q, k)`` int64, row numbers in the database.
+        indices: ``(Q, k)`` int64, row numbers in the database.
     """
 
     similarity: Tensor
-    rows: Tensor
+    indices: Tensor
 
 
 class Vote(NamedTuple):
@@ -43,7 +42,7 @@ class Vote(NamedTuple):
     scores: Tensor
 
 
-def nearest(
+def nearest_neighbors(
     queries: Tensor,
     database: Any,
     k: int = 20,
@@ -98,7 +97,7 @@ def nearest(
         ]
         if parts:
             similarity = torch.cat([part.similarity for part in parts])
-            index = torch.cat([part.rows for part in parts])
+            index = torch.cat([part.indices for part in parts])
         first += len(chunk)
     if first == 0:
         raise ValueError("the database is empty")
@@ -124,13 +123,13 @@ def vote(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    labels = labels.to(neighbors.rows.device)
+    labels = labels.to(neighbors.indices.device)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"labels must lie in [0, {num_classes}), got {low} to {high}")
     shares = (neighbors.similarity.double() / temperature).softmax(dim=-1)
     totals = shares.new_zeros(len(shares), num_classes)
-    totals.scatter_add_(1, labels[neighbors.rows], shares)
+    totals.scatter_add_(1, labels[neighbors.indices], shares)
     ordered = totals.sort(dim=-1, descending=True, stable=True)
     return Vote(ordered.indices[:, :top], ordered.values[:, :top].float())
 
@@ -147,28 +146,28 @@ def classify(
     query_size: int = 1024,
     progress: Progress | None = None,
 ) -> Vote:
-    """Classify queries by their nearest neighbors: `nearest`, then `vote`.
+    """Classify queries by their nearest neighbors: `nearest_neighbors`, then `vote`.
 
     Args:
         num_classes: One more than the largest label when ``None``.
 
     Raises:
-        ValueError: As in `nearest` and `vote`, or when there is not one label for each row.
+        ValueError: As in `nearest_neighbors` and `vote`, or when there is not one label for each row.
     """
     if hasattr(database, "shape") and len(database) != len(labels):
         raise ValueError(f"{len(database)} rows in the database but {len(labels)} labels")
-    neighbors = nearest(queries, database, k, chunk_size, query_size, progress)
+    neighbors = nearest_neighbors(queries, database, k, chunk_size, query_size, progress)
     if num_classes is None:
         num_classes = int(labels.max()) + 1
     return vote(neighbors, labels, num_classes, temperature, top)
 
 
 @torch.no_grad()
-def write_summaries(model: RADIONetwork, batches: Iterable[Batch], out: Any) -> None:
+def write_summaries(model: RADIONetwork, batches: Iterable[ImageBatch], out: Any) -> None:
     """Run the backbone over images and keep their summaries.
 
     Args:
-        batches: Images, from `radio.data.labelled.batches`.
+        batches: Images, from `radio.data.batches.image_batches`.
         out: ``(N, D)``, a NumPy array (memory-mapped, for one larger than memory); rows get the summaries of
             the images at these positions.
     """

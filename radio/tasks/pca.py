@@ -241,10 +241,10 @@ class PCAAccumulator:
     def _update_moments(self, patches: Tensor) -> None:
         """Join two sets' moments (Chan, Golub, LeVeque 1983, "Algorithms for Computing the Sample Variance")."""
         mean = patches.mean(dim=0)
-        centerd = patches - mean
+        centered = patches - mean
         difference = mean - self._mean
         total = self.count + len(patches)
-        self._scatter += centerd.T @ centerd
+        self._scatter += centered.T @ centered
         self._scatter += torch.outer(difference, difference) * (self.count * len(patches) / total)
         self._mean += difference * (len(patches) / total)
         self.count = total

@@ -9,20 +9,16 @@ summaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from colorsys import hsv_to_rgb
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from radio.images import ImageInput, SizeSpec, load_image, resize_image
+from radio.images import ImageInput, SizeSpec, load_image
+from radio.model import RADIOModel
 from radio.modeling.network import RADIONetwork
 from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings, get_adaptor
-
-_LUMA = (0.299, 0.587, 0.114)
-"""How much red, green and blue count for the gray of a picture (ITU-R BT.601)."""
 
 
 class Segmentation(NamedTuple):
@@ -38,7 +34,7 @@ class Segmentation(NamedTuple):
 
 
 def segment(
-    model: RADIONetwork,
+    model: RADIOModel,
     adaptor_name: str,
     image: ImageInput,
     labels: Sequence[str],
@@ -71,7 +67,7 @@ def segment(
     preferred = max(min(model.preferred_resolution) // step, 1) * step
     pixels = load_image(image)
     height, width = pixels.shape[-2:]
-    resized = resize_image(pixels, max(preferred, min(height, width)) if size is None else size, step)
+    resized = model.resize(pixels, _default_size(model, height, width, preferred) if size is None else size)
     embeddings = class_embeddings(get_adaptor(model, adaptor_name), labels, templates)
     similarity = patch_similarity(model, adaptor_name, resized, embeddings, window or preferred, stride)
     return to_pixels(similarity.cpu(), height, width)
@@ -171,55 +167,20 @@ def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
 
     Args:
         similarity: ``(K, h, w)`` from `patch_similarity`.
-        height, width: Size of the image that is labelled.
+        height, width: Size of the image that is labeled.
     """
     full = F.interpolate(similarity[None], size=(height, width), mode="bilinear", align_corners=False)[0]
     return Segmentation(full.argmax(dim=0), full)
 
 
-def draw(image: ImageInput, label: Tensor, names: Sequence[str], opacity: float = 0.55) -> Image.Image:
-    """A picture of a segmentation: colors over the gray image, lines between regions, a legend below.
-
-    Args:
-        image: The image that was segmented, as `radio.images.load_image` takes it.
-        label: ``(H, W)`` int64 for the same height and width.
-        names: The labels' names; each gets its color, and its share of the pixels stands in the legend.
-        opacity: How much the colors cover the gray image, in [0, 1].
-
-    Raises:
-        ImageError: The image cannot be read.
-        ValueError: Image and labels differ in size, or the opacity is outside [0, 1].
-    """
-    pixels = load_image(image)
-    height, width = pixels.shape[-2:]
-    if label.shape != (height, width):
-        raise ValueError(f"the image is {height} x {width} but the labels are {tuple(label.shape)}")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
-    label = label.cpu()
-    colors = torch.tensor(palette(len(names)), dtype=torch.float32)
-    gray = (pixels.cpu() * torch.tensor(_LUMA)[:, None, None]).sum(dim=0) * 255
-    mixed = gray[..., None] * (1 - opacity) + colors[label] * opacity
-    mixed[_borders(label)] = 255
-    overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
-    shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
-    legend = _legend(width, names, shares.tolist())
-    picture = Image.new("RGB", (width, height + legend.height), "white")
-    picture.paste(overlay, (0, 0))
-    picture.paste(legend, (0, height))
-    return picture
-
-
-def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colors that are easy to tell apart: hues a golden angle apart, in three brightnesses by turns."""
-    golden = 0.618034
-    styles = ((0.78, 0.95), (0.55, 1.0), (0.9, 0.68))
-    colors = []
-    for i in range(count):
-        saturation, value = styles[i % 3]
-        red, green, blue = hsv_to_rgb((0.02 + i * golden) % 1, saturation, value)
-        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colors
+def _default_size(model: RADIOModel, height: int, width: int, preferred: int) -> SizeSpec:
+    """The image's own size with a short side of at least ``preferred``, as far as the model's largest side allows."""
+    if (
+        min(height, width) < preferred
+        and max(height, width) * preferred <= min(height, width) * model.max_resolution
+    ):
+        return preferred
+    return None
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:
@@ -236,32 +197,3 @@ def _check_window(model: RADIONetwork, window: int | None, stride: int | None) -
         raise ValueError(
             f"stride must be a multiple of {model.patch_size} pixels, at most the window, got {stride}"
         )
-
-
-def _borders(label: Tensor) -> Tensor:
-    """Pixels whose right or lower neighbor has another label."""
-    border = torch.zeros_like(label, dtype=torch.bool)
-    border[:-1] |= label[:-1] != label[1:]
-    border[:, :-1] |= label[:, :-1] != label[:, 1:]
-    return border
-
-
-def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.Image:
-    """Colored squares with names and shares, in as many rows as they need."""
-    size = max(round(width / 40), 12)
-    font = ImageFont.load_default(size)
-    gap, row = size // 2, round(size * 1.7)
-    entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares, strict=True)]
-    places, left, top = [], gap, gap
-    for entry in entries:
-        length = round(size + gap + font.getlength(entry) + 2 * gap)
-        if left > gap and left + length > width:
-            left, top = gap, top + row
-        places.append((left, top))
-        left += length
-    legend = Image.new("RGB", (width, top + row), "white")
-    canvas = ImageDraw.Draw(legend)
-    for entry, color, (x, y) in zip(entries, palette(len(names)), places, strict=True):
-        canvas.rectangle((x, y, x + size, y + size), fill=color, outline=(90, 90, 90))
-        canvas.text((x + size + gap, y + size / 2), entry, fill=(20, 20, 20), font=font, anchor="lm")
-    return legend

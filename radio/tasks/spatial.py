@@ -16,7 +16,7 @@ from radio.tasks.zero_shot import get_adaptor
 Item = TypeVar("Item")
 
 
-class Spatial(NamedTuple):
+class SpatialFeatures(NamedTuple):
     """Features of one image.
 
     Attributes:
@@ -34,7 +34,7 @@ def spatial_features(
     size: SizeSpec = None,
     adaptor_name: str | None = None,
     batch_size: int = 8,
-) -> Iterator[Spatial]:
+) -> Iterator[SpatialFeatures]:
     """Spatial features of images, one after the other; holds one batch at a time.
 
     Args:
@@ -45,7 +45,7 @@ def spatial_features(
         batch_size: Images per forward pass.
 
     Yields:
-        One `Spatial` for each image.
+        One `SpatialFeatures` for each image.
 
     Raises:
         ImageError: An image cannot be read.
@@ -53,15 +53,15 @@ def spatial_features(
     """
     if adaptor_name is not None:
         get_adaptor(model, adaptor_name)
-    for batch in batches(images, batch_size):
+    for batch in chunked(images, batch_size):
         encodings = model.encode(batch, size=size, feature_fmt="NCHW", batch_size=batch_size)
         assert isinstance(encodings, list)
         for encoding in encodings:
             output = encoding.backbone if adaptor_name is None else encoding.adaptors[adaptor_name]
-            yield Spatial(output.features[0], encoding.image_size)
+            yield SpatialFeatures(output.features[0], encoding.image_size)
 
 
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of so many items, the last one perhaps shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio.data.labelled import Batch, Progress
+from radio.data.batches import ImageBatch, Progress
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
 from radio.optional import require
@@ -262,7 +262,7 @@ def evaluate(
     model: RADIONetwork,
     adaptor_name: str,
     classifier: ZeroShotClassifier,
-    batches: Iterable[Batch],
+    batches: Iterable[ImageBatch],
     labels: Sequence[int],
 ) -> Accuracy:
     """Classify a data set and count how often the true class comes first, and among the first five.
@@ -270,7 +270,7 @@ def evaluate(
     Args:
         model: A model that was loaded with this adaptor.
         adaptor_name: The adaptor whose text tower made the classifier.
-        batches: Images, from `radio.data.labelled.batches`.
+        batches: Images, from `radio.data.batches.image_batches`.
         labels: The true class of every image of the data set.
     """
     total = Accuracy(0, 0, 0)

@@ -12,11 +12,11 @@ from radio.drawing.pictures import (
     Panel,
     color_scale,
     feature_picture,
-    fitting,
+    fit_long_side,
     frame_patch,
     heat_map,
-    photograph,
     sheet,
+    to_pil_image,
 )
 from radio.tasks.pca import PCAFit
 
@@ -75,9 +75,9 @@ def test_a_sheet_has_every_panel_whole():
 
 
 def test_pixels_and_sizes():
-    assert fitting((600, 400), 300) == (300, 200) and fitting((1, 1000), 100) == (1, 100)
+    assert fit_long_side((600, 400), 300) == (300, 200) and fit_long_side((1, 1000), 100) == (1, 100)
     pixels = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0))
-    assert np.abs(np.asarray(photograph(pixels)) / 255 - pixels.permute(1, 2, 0).numpy()).max() < 0.003
+    assert np.abs(np.asarray(to_pil_image(pixels)) / 255 - pixels.permute(1, 2, 0).numpy()).max() < 0.003
 
 
 def test_what_is_alike_is_bright(model, tmp_path):
@@ -94,7 +94,7 @@ def test_what_is_alike_is_bright(model, tmp_path):
 def test_images_of_one_name_do_not_overwrite_each_other(model, photos, tmp_path):
     other = tmp_path / "astronaut.png"
     Image.open(photos[1]).save(other)
-    words = [str(photos[0]), str(other), "-o", str(tmp_path / "out"), "--sizes", "64", "--side-by-side"]
+    words = [str(photos[0]), str(other), "-o", str(tmp_path / "out"), "--size", "64", "--side-by-side"]
     assert main(["pca", *words, *model]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"astronaut.png", "astronaut_2.png", "contact-sheet.png"}
@@ -110,6 +110,6 @@ def test_a_fit_from_another_space_is_used_with_a_warning(model, photos, tmp_path
         source={"space": "sam (other)"},
     )
     fit.save(tmp_path / "fit.safetensors")
-    words = [str(photos[0]), "-o", str(tmp_path / "out"), "--sizes", "64", "--adaptor", "sam"]
+    words = [str(photos[0]), "-o", str(tmp_path / "out"), "--size", "64", "--adaptor", "sam"]
     assert main(["pca", *words, "--fit", str(tmp_path / "fit.safetensors"), *model]) == 0
     assert "warning: this PCA was fitted in the space 'sam (other)'" in capsys.readouterr().err

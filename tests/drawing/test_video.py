@@ -10,16 +10,10 @@ import torch
 from PIL import Image
 
 from radio import load_model
-from radio.drawing.video import (
-    Frame,
-    Video,
-    describe_video,
-    draw_video,
-    read_frames,
-    sample_frames,
-    write_frames,
-)
+from radio.data.video import Frame, Video, describe_video, read_frames, sample_frames
+from radio.drawing.video import write_frames
 from radio.errors import ImageError
+from radio.tasks.feature_video import draw_video
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from radio.tasks.knn import Neighbors, classify, nearest, vote
+from radio.tasks.knn import Neighbors, classify, nearest_neighbors, vote
 
 
 def plain_knn(queries, database, labels, k, temperature):
@@ -52,10 +52,10 @@ def data():
 def test_agrees_with_a_plain_implementation(data, k, chunk_size):
     queries, database, labels, _ = data
     expected = plain_knn(queries.numpy(), database.numpy(), labels.numpy(), k, 0.07)
-    neighbors = nearest(queries, database, k, chunk_size=chunk_size, query_size=11)
+    neighbors = nearest_neighbors(queries, database, k, chunk_size=chunk_size, query_size=11)
     result = classify(queries, database, labels, k=k, chunk_size=chunk_size, query_size=11, top=7)
     for row, (best, ranked, shares) in enumerate(expected):
-        assert neighbors.rows[row].tolist() == best
+        assert neighbors.indices[row].tolist() == best
         n = len(ranked)
         assert result.classes[row, :n].tolist() == ranked
         np.testing.assert_allclose(result.scores[row, :n], shares, rtol=1e-4, atol=1e-7)
@@ -73,8 +73,8 @@ def test_finds_the_classes(data):
 def test_equal_similarities_are_ordered_by_row_number(chunk_size):
     """Ten rows, only two directions: every similarity is one of two values, in every chunking."""
     database = torch.eye(2)[torch.tensor([0, 1, 1, 0, 1, 1, 1, 0, 1, 1])] * torch.arange(1, 11)[:, None]
-    neighbors = nearest(torch.eye(2), database, k=5, chunk_size=chunk_size)
-    assert neighbors.rows.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
+    neighbors = nearest_neighbors(torch.eye(2), database, k=5, chunk_size=chunk_size)
+    assert neighbors.indices.tolist() == [[0, 3, 7, 1, 2], [1, 2, 4, 5, 6]]
     assert neighbors.similarity.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
@@ -88,10 +88,10 @@ def test_a_memory_mapped_database_and_an_iterable_of_chunks(data, tmp_path):
     np.save(tmp_path / "features.npy", database.numpy().astype(np.float16))
     half = torch.from_numpy(np.load(tmp_path / "features.npy"))
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    expected = nearest(queries, half, 20)
+    expected = nearest_neighbors(queries, half, 20)
     for source in (mapped, half.split(77), (chunk.numpy() for chunk in half.split(41))):
-        found = nearest(queries, source, 20, chunk_size=64)
-        assert torch.equal(found.rows, expected.rows)
+        found = nearest_neighbors(queries, source, 20, chunk_size=64)
+        assert torch.equal(found.indices, expected.indices)
         torch.testing.assert_close(found.similarity, expected.similarity)
 
 
@@ -104,7 +104,7 @@ def test_memory_stays_at_one_chunk(tmp_path):
     database.flush()
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     tracemalloc.start()
-    nearest(torch.ones(2, 256), mapped, 20, chunk_size=1024)
+    nearest_neighbors(torch.ones(2, 256), mapped, 20, chunk_size=1024)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * 1024 * 1024
@@ -112,17 +112,17 @@ def test_memory_stays_at_one_chunk(tmp_path):
 
 def test_fewer_rows_than_k(data):
     queries, database, _, _ = data
-    assert nearest(queries, database[:5], k=20).rows.shape == (40, 5)
+    assert nearest_neighbors(queries, database[:5], k=20).indices.shape == (40, 5)
 
 
 def test_wrong_arguments_say_what_is_allowed(data):
     queries, database, labels, _ = data
     with pytest.raises(ValueError, match=r"at least 1"):
-        nearest(queries, database, k=0)
+        nearest_neighbors(queries, database, k=0)
     with pytest.raises(ValueError, match=r"empty"):
-        nearest(queries, database[:0])
+        nearest_neighbors(queries, database[:0])
     with pytest.raises(ValueError, match=r"database is .*16.* queries are .*8"):
-        nearest(queries[:, :8], database)
+        nearest_neighbors(queries[:, :8], database)
     with pytest.raises(ValueError, match=r"300 rows.*299 labels"):
         classify(queries, database, labels[:-1])
     with pytest.raises(ValueError, match=r"\[0, 3\)"):

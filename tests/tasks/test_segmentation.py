@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 import radio
-from radio.tasks.segmentation import draw, palette, patch_embeddings, patch_similarity, segment, to_pixels
+from radio.drawing.segmentation import draw_segmentation, palette
+from radio.tasks.segmentation import patch_embeddings, patch_similarity, segment, to_pixels
 
 LABELS = ["cat", "dog", "sky"]
 
@@ -130,7 +131,7 @@ def test_picture_shows_the_colors_and_a_legend():
     label = torch.zeros(120, 200, dtype=torch.long)
     label[:, 100:] = 1
     photo = Image.new("RGB", (200, 120), (100, 100, 100))
-    picture = draw(photo, label, ["cat", "dog"], opacity=1.0)
+    picture = draw_segmentation(photo, label, ["cat", "dog"], opacity=1.0)
     assert picture.width == 200 and picture.height > 120
     assert picture.getpixel((20, 60)) == palette(2)[0]
     assert picture.getpixel((180, 60)) == palette(2)[1]
@@ -138,14 +139,16 @@ def test_picture_shows_the_colors_and_a_legend():
     legend = set(picture.crop((0, 120, 200, picture.height)).get_flattened_data())
     assert {palette(2)[0], palette(2)[1]} <= legend
     assert min(legend) < (60, 60, 60), "names in dark letters"
-    assert draw(photo, label, ["cat", "dog"], opacity=0.0).getpixel((20, 60)) == (100, 100, 100)
+    assert draw_segmentation(photo, label, ["cat", "dog"], opacity=0.0).getpixel((20, 60)) == (100, 100, 100)
 
 
 def test_long_legends_wrap_into_rows():
     label = torch.zeros(60, 300, dtype=torch.long)
     photo = Image.new("RGB", (300, 60))
-    short = draw(photo, label, ["a"])
-    assert draw(photo, label, [f"label number {i}" for i in range(12)]).height > short.height + 50
+    short = draw_segmentation(photo, label, ["a"])
+    assert (
+        draw_segmentation(photo, label, [f"label number {i}" for i in range(12)]).height > short.height + 50
+    )
     assert len(set(palette(24))) == 24
 
 
@@ -159,4 +162,4 @@ def test_wrong_arguments_say_what_is_allowed(model, image, embeddings):
     with pytest.raises(ValueError, match="stride must be a multiple of 16"):
         patch_similarity(model, "clip", image, embeddings, window=64, stride=80)
     with pytest.raises(ValueError, match="30 x 40"):
-        draw(Image.new("RGB", (40, 30)), torch.zeros(40, 30, dtype=torch.long), LABELS)
+        draw_segmentation(Image.new("RGB", (40, 30)), torch.zeros(40, 30, dtype=torch.long), LABELS)

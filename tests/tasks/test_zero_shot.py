@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import radio
-from radio.data.labelled import ImageFolder, batches
+from radio.data.batches import image_batches
+from radio.data.labeled import ImageFolder
 from radio.tasks import zero_shot
 from radio.tasks.zero_shot import Accuracy, ZeroShotClassifier, class_embeddings, count_correct, evaluate
 
@@ -140,11 +141,13 @@ def test_evaluate_equals_one_image_after_another(model, tmp_path):
     folder = ImageFolder(tmp_path)
     assert folder.classes == ("cat", "coffee cup", "dog") and len(folder) == 12
     classifier = ZeroShotClassifier.build(model.adaptors["clip"], folder.classes)
-    together = evaluate(model, "clip", classifier, batches(folder, range(12), 64, 16, 5), folder.labels)
+    together = evaluate(
+        model, "clip", classifier, image_batches(model, folder, range(12), 64, 5), folder.labels
+    )
     total = Accuracy(0, 0, 0)
     for position in range(12):
         total = total + evaluate(
-            model, "clip", classifier, batches(folder, [position], 64, 16, 1), folder.labels
+            model, "clip", classifier, image_batches(model, folder, [position], 64, 1), folder.labels
         )
     assert together == total
     assert together.images == 12 and together.top5 == 12

@@ -1,0 +1,83 @@
+"""Labeled images from folders and from the `datasets` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from radio.images import IMAGE_SUFFIXES
+from radio.optional import require
+
+
+class ImageFolder(Sequence):
+    """Images sorted into one subfolder per class, as ImageNet is: ``root/class/any/depth/image.jpg``.
+
+    Attributes:
+        classes: The subfolders' names, sorted; a label is a position in this list.
+        paths: The images, sorted.
+        labels: Their classes.
+
+    Raises:
+        ValueError: The folder does not exist, or has no images in subfolders.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        folder = Path(root).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        self.classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+        found = [
+            (path, label)
+            for label, name in enumerate(self.classes)
+            for path in sorted((folder / name).rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not found:
+            raise ValueError(f"{folder} has no images in subfolders; expected {folder}/CLASS/IMAGE.jpg")
+        self.paths = [path for path, _ in found]
+        self.labels = [label for _, label in found]
+
+    def keep(self, paths: Iterable[Path]) -> None:
+        """Leave out all images but these, in their order; the classes stay."""
+        kept = set(paths)
+        pairs = [pair for pair in zip(self.paths, self.labels, strict=True) if pair[0] in kept]
+        self.paths = [path for path, _ in pairs]
+        self.labels = [label for _, label in pairs]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The path of one image."""
+        return self.paths[index]
+
+
+class HubImages(Sequence):
+    """Labeled images that the ``datasets`` library can load, with columns ``image`` and ``label``.
+
+    Attributes:
+        classes: The names of the labels.
+        labels: The label of each image.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        ValueError: The data set has no such columns.
+    """
+
+    def __init__(self, name: str, split: str) -> None:
+        self._dataset = require("datasets", "datasets").load_dataset(name, split=split)
+        missing = {"image", "label"} - set(self._dataset.column_names)
+        if missing:
+            raise ValueError(
+                f"{name} has columns {', '.join(self._dataset.column_names)}; expected image and label"
+            )
+        self.classes = tuple(self._dataset.features["label"].names)
+        self.labels = list(self._dataset["label"])
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image, as PIL decodes it."""
+        return self._dataset[index]["image"]

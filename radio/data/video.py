@@ -1,0 +1,117 @@
+"""Videos, frame by frame. Needs the ``video`` extra (PyAV)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from radio.errors import ImageError
+from radio.optional import require
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+"""How the names of video files end."""
+
+
+class Video(NamedTuple):
+    """What a video is.
+
+    Attributes:
+        frames: Number of frames.
+        frame_rate: Frames per second, on average.
+        time_base: The unit of the frames' times, in seconds.
+    """
+
+    frames: int
+    frame_rate: Fraction
+    time_base: Fraction
+
+
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+        picture: RGB, upright.
+        time: When it is shown, in seconds from the first frame.
+    """
+
+    picture: Image.Image
+    time: Fraction
+
+
+def describe_video(path: str | Path) -> Video:
+    """Count a video's frames and read its frame rate, without decoding.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImageError: It is not a video.
+        MissingExtraError: PyAV is not installed.
+    """
+    with _open(path) as (_, container):
+        stream = container.streams.video[0]
+        frames = sum(1 for packet in container.demux(stream) if packet.size)
+        rate = stream.average_rate or stream.guessed_rate
+        if not frames or not rate:
+            raise ImageError(f"the video {str(path)!r} has no frames")
+        return Video(frames, Fraction(rate), Fraction(stream.time_base))
+
+
+def read_frames(path: str | Path) -> Iterator[Frame]:
+    """Decode a video, one frame at a time.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImageError: It is not a video, or it is damaged.
+        MissingExtraError: PyAV is not installed.
+    """
+    with _open(path) as (_, container):
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        first: Fraction | None = None
+        for number, frame in enumerate(container.decode(stream)):
+            time = number / rate if frame.pts is None else Fraction(frame.pts) * Fraction(frame.time_base)
+            first = time if first is None else first
+            yield Frame(_upright(frame), time - first)
+
+
+def sample_frames(path: str | Path, count: int) -> Iterator[Image.Image]:
+    """Pictures of so many frames, at even distances over a whole video; all of them if it has no more.
+
+    Raises:
+        ValueError: The count is below 1.
+        FileNotFoundError, ImageError, MissingExtraError: As `read_frames`.
+    """
+    if count < 1:
+        raise ValueError(f"the number of frames must be at least 1, got {count}")
+    total = describe_video(path).frames
+    count = min(count, total)
+    wanted = {(2 * i + 1) * total // (2 * count) for i in range(count)}
+    for number, frame in enumerate(read_frames(path)):
+        if number in wanted:
+            yield frame.picture
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[tuple[ModuleType, Any]]:
+    """PyAV and an open container that has a video, with its errors told as ours."""
+    av = require("av", "video")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no video file {str(path)!r}")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{str(path)!r} has no video stream")
+            yield av, container
+    except av.FFmpegError as error:
+        raise ImageError(f"cannot read the video {str(path)!r}: {error}") from error
+
+
+def _upright(frame: Any) -> Image.Image:
+    picture = frame.to_image()
+    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
