@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_at_once(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of ``path`` when the block ends well, and disappears when it does not.
 
     So nobody ever sees a file that is half written.

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import radio
-from radio.data.labelled import ImageFolder
+from radio.data.labeled import ImageFolder
 from radio.distributed import Processes
 from radio.tasks.zero_shot import Accuracy, ZeroShotClassifier, count_correct, imagenet_templates
 

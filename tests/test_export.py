@@ -200,7 +200,7 @@ def test_training_mode_is_refused(reference, tmp_path):
 
 def test_command(reference, tmp_path, capsys):
     checkpoint, path = reference / "upsample" / "checkpoint.pth.tar", tmp_path / "model.onnx"
-    arguments = ["export", str(checkpoint), "-o", str(path), "--adaptors", "clip", "--check"]
+    arguments = ["export", str(checkpoint), "-o", str(path), "--adaptor", "clip", "--check"]
     assert main([*arguments, "--dynamic", "batch", "--size", "64x96", "--dtype", "fp16"]) == 0
     printed = capsys.readouterr().out
     assert "outputs: summary, features, clip_summary, clip_features" in printed

@@ -1,57 +1,24 @@
-"""What several commands share: the arguments that choose a model, loading it, progress bars, tables, image lists."""
+"""What several commands share: loading the model, progress bars, tables, image lists."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from radio.files import written_at_once as written_at_once
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
 
 Item = TypeVar("Item")
 
-MODEL_HELP = (
-    "a released version (see 'radio models'), a Hugging Face repository (owner/name), a checkpoint file, "
-    "or a folder with config.json and model.safetensors"
-)
 
-
-def add_model_arguments(parser: argparse.ArgumentParser, adaptors: bool = True) -> None:
-    """Add ``--model`` (required), ``--device``, ``--dtype``, ``--vitdet-window-size`` and ``--adaptor``.
-
-    Args:
-        parser: Of the command.
-        adaptors: Whether the user may choose adaptors; False for a command that chooses them itself.
-    """
-    group = parser.add_argument_group("model")
-    group.add_argument("-m", "--model", required=True, metavar="MODEL", help=MODEL_HELP)
-    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps, ...")
-    group.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="what the model computes in (default: what the checkpoint says)",
-    )
-    group.add_argument(
-        "--vitdet-window-size", type=positive, metavar="N", help="side of ViTDet windows, in patches"
-    )
-    if adaptors:
-        group.add_argument(
-            "--adaptor",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="also give the outputs in this teacher's space (clip, sam, ...); may be repeated",
-        )
-
-
-def load(args: argparse.Namespace, adaptors: Sequence[str] | None = None, **options: Any) -> RADIOModel:
-    """Load the model that the arguments of `add_model_arguments` choose.
+def load_chosen_model(
+    args: argparse.Namespace, adaptors: Sequence[str] | None = None, **options: Any
+) -> RADIOModel:
+    """Load the model that ``--model``, ``--device``, ``--dtype`` and ``--vitdet-window-size`` choose.
 
     Args:
         args: The parsed arguments.
@@ -75,17 +42,6 @@ def progress(iterable: Iterable[Item], total: int | None, what: str) -> Iterator
     from tqdm import tqdm
 
     return iter(tqdm(iterable, total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty()))
-
-
-def positive(text: str) -> int:
-    """An argument that is a whole number above zero."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
-    return value
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -114,7 +70,36 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+def without_unreadable(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:
+    """The images that can be read, if ``--skip-unreadable`` was given; the others are named on stderr.
+
+    Raises:
+        ValueError: None of them can be read.
+    """
+    from radio.errors import ImageError
+    from radio.images import load_image
+
+    if not args.skip_unreadable:
+        return list(paths)
+    readable = []
+    for path in progress(paths, len(paths), "reading"):
+        try:
+            load_image(path)
+        except ImageError as error:
+            print_skipped(args.command, error)
+        else:
+            readable.append(path)
+    if not readable:
+        raise ValueError("none of the images can be read; nothing was written")
+    return readable
+
+
+def print_skipped(command: str, error: Exception) -> None:
+    """Name an image that ``--skip-unreadable`` leaves out."""
+    print(f"radio {command}: skipped: {error}", file=sys.stderr)
+
+
+def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
     """Refuse to write a result over something that the command reads.
 
     Args:
@@ -145,13 +130,30 @@ def _identities(path: str | Path) -> list[tuple[int, int]]:
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
     """Print columns side by side on stdout."""
+    for line in table_lines(rows, header):
+        print(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> list[str]:
+    """Columns side by side."""
     lines = [*([header] if header else []), *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def print_result(args: argparse.Namespace, result: dict[str, Any], lines: Sequence[str]) -> None:
+    """Print what a command did: as JSON if that was asked for, else the lines."""
+    if args.json:
+        print(json.dumps(result, indent=2, default=str))
+        return
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(line)
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """A number of parameters as people say it: 98.4M, 1.1B."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:
@@ -159,7 +161,7 @@ def count(number: int) -> str:
     return str(number)
 
 
-def file_size(number: int) -> str:
+def format_bytes(number: int) -> str:
     """A number of bytes as people say it: 393.1 MB."""
     for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if number >= size:

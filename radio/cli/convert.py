@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from radio.cli.common import MODEL_HELP, file_size
+from radio.cli.common import format_bytes, print_result
+from radio.cli.options import add_json, add_model, add_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("model", metavar="FILE", help=MODEL_HELP)
-    parser.add_argument("output", metavar="OUT", type=Path, help="the folder to write")
+    add_model(parser, also_positional=True)
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "output", nargs="?", default=argparse.SUPPRESS, metavar="OUT", help="the folder to write"
+    )
+    add_output(either, "the same as OUT", required=False)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is in the folder already"
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.checkpoints import write_hub_repo
     from radio.loading import build_model, open_checkpoint
 
-    output: Path = args.output
+    output = Path(args.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder")
     if (output / "config.json").exists() and not args.overwrite:
@@ -34,6 +40,12 @@ def run(args: argparse.Namespace) -> None:
     build_model(checkpoint, names, torch.device("meta"), torch.float32)  # refuses tensors that do not fit
     write_hub_repo(output, checkpoint.config, checkpoint.tensors)
     written = (output / "model.safetensors").stat().st_size
-    print(f"wrote {output / 'config.json'}")
-    print(f"wrote {output / 'model.safetensors'} ({len(checkpoint.tensors)} tensors, {file_size(written)})")
-    print(f"adaptors: {', '.join(names) or 'none'}")
+    print_result(
+        args,
+        {"output": output, "tensors": len(checkpoint.tensors), "bytes": written, "adaptors": names},
+        [
+            f"wrote {output / 'config.json'}",
+            f"wrote {output / 'model.safetensors'} ({len(checkpoint.tensors)} tensors, {format_bytes(written)})",
+            f"adaptors: {', '.join(names) or 'none'}",
+        ],
+    )

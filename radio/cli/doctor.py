@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from radio.cli.common import file_size, print_table
+from radio.cli.common import format_bytes, print_table
+from radio.cli.options import add_json
 
 _REQUIRED = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
 _EXTRAS = {
@@ -30,7 +31,7 @@ _YES = {"1", "on", "yes", "true"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.add_argument("--offline", action="store_true", help="do not try to reach the Hugging Face Hub")
 
 
@@ -82,7 +83,7 @@ def _device() -> dict[str, str]:
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         found[f"cuda:{number}"] = (
-            f"{properties.name}, {file_size(properties.total_memory)}, "
+            f"{properties.name}, {format_bytes(properties.total_memory)}, "
             f"bfloat16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}"
         )
     return found
@@ -98,7 +99,7 @@ def _cache() -> dict[str, Any]:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return {
         "folder": str(folder),
-        "free": file_size(shutil.disk_usage(existing).free),
+        "free": format_bytes(shutil.disk_usage(existing).free),
         "writable": "yes" if os.access(existing, os.W_OK) else "no",
         "versions in it": ", ".join(r.version for r in RELEASES if is_cached(r)) or "none",
     }

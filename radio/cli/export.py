@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import re
 
-from radio.cli.common import MODEL_HELP, file_size, keep_inputs, positive, print_table
+from radio.cli.common import format_bytes, load_chosen_model, print_result, refuse_overwriting, table_lines
+from radio.cli.options import (
+    add_adaptor,
+    add_execution,
+    add_feature_fmt,
+    add_json,
+    add_model,
+    add_output,
+    add_size,
+    positive_int,
+)
 
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _DYNAMIC = ("batch", "height", "width")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``radio export``."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        help="the file to write: *.onnx, or *.pt2 for torch.export",
-    )
-    parser.add_argument(
-        "--adaptors", type=_names, default=[], metavar="NAMES", help="teachers to include, e.g. clip,sam"
-    )
+    add_model(parser, also_positional=True)
+    add_output(parser, "the file to write: *.onnx, or *.pt2 for torch.export")
+    add_adaptor(parser, "also export a teacher's outputs (clip, sam, ...); may be repeated")
+    add_size(parser, default_help="the preferred one; a fixed size: 512 is 512x512")
+    add_feature_fmt(parser, "NLC")
     parser.add_argument(
         "--dynamic",
         type=_dimensions,
@@ -31,75 +34,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIMS",
         help="dimensions that may change: any of batch,height,width",
     )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="fixed size in pixels, e.g. 512 or 384x768 (default: the preferred one)",
-    )
-    parser.add_argument("--batch", type=positive, default=1, help="fixed number of images (default: 1)")
-    parser.add_argument(
-        "--dtype",
-        default="fp32",
-        choices=("auto", *_DTYPES, *_DTYPES.values()),
-        help="what the file computes in (default: fp32; auto: what the checkpoint says)",
-    )
-    parser.add_argument(
-        "--feature-fmt", default="NLC", choices=("NLC", "NCHW"), help="layout of the features"
-    )
-    parser.add_argument(
-        "--vitdet-window-size", type=positive, metavar="N", help="side of ViTDet windows, in patches"
-    )
+    parser.add_argument("--batch", type=positive_int, default=1, help="fixed number of images (default: 1)")
     parser.add_argument(
         "--check", action="store_true", help="compare the file with the model at sizes it was not traced at"
     )
+    add_json(parser)
+    add_execution(parser, device="cpu", dtype="float32")
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
-    keep_inputs([args.output], [args.model])
-    from radio import load_model
+    refuse_overwriting([args.output], [args.model])
     from radio.export import export_model, output_names
 
-    model = load_model(
-        args.model,
-        adaptors=args.adaptors,
-        device="cpu",
-        dtype=_DTYPES.get(args.dtype, args.dtype),
-        vitdet_window_size=args.vitdet_window_size,
-    )
+    model = load_chosen_model(args)
     checks = export_model(
         model,
         args.output,
         dynamic=args.dynamic,
-        size=args.size,
+        size=_fixed_size(args.size),
         batch=args.batch,
         feature_fmt=args.feature_fmt,
         check=args.check,
     )
-    print(f"{args.output}  {file_size(args.output.stat().st_size)}")
-    print(f"outputs: {', '.join(output_names(model))}")
+    written = args.output.stat().st_size
+    lines = [f"{args.output}  {format_bytes(written)}", f"outputs: {', '.join(output_names(model))}"]
     if checks:
         rows = [
             ("x".join(map(str, check.shape)), name, f"{error:.1e}")
             for check in checks
             for name, error in check.errors.items()
         ]
-        print_table(rows, header=("input", "output", "max error / max value"))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+        lines += table_lines(rows, header=("input", "output", "max error / max value"))
+    result = {
+        "output": args.output,
+        "bytes": written,
+        "outputs": output_names(model),
+        "checks": [{"input": list(check.shape), "errors": check.errors} for check in checks],
+    }
+    print_result(args, result, lines)
 
 
 def _dimensions(text: str) -> list[str]:
-    names = _names(text)
+    names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in _DYNAMIC:
             raise argparse.ArgumentTypeError(f"unknown dimension {name!r}; allowed: {', '.join(_DYNAMIC)}")
     return names
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    return positive(height), positive(width or height)
+def _fixed_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width: without an image there is no side to keep, so one number is a square."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(?:short:)?([1-9]\d*)|([1-9]\d*)[x×X]([1-9]\d*)", text.strip())
+    if not found:
+        raise ValueError(f"an export has a fixed size, 512 or 384x768 (height x width), got {text!r}")
+    return int(found[1] or found[2]), int(found[1] or found[3])

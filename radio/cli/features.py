@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radio.cli.common import (
-    add_model_arguments,
     find_images,
-    keep_inputs,
-    load,
-    positive,
+    load_chosen_model,
+    print_result,
+    print_skipped,
     progress,
-    written_at_once,
+    refuse_overwriting,
 )
+from radio.cli.options import (
+    add_adaptor,
+    add_batch_size,
+    add_execution,
+    add_feature_fmt,
+    add_json,
+    add_model,
+    add_output,
+    add_size,
+    add_skip_unreadable,
+)
+from radio.files import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +40,7 @@ _SUFFIXES = (".safetensors", ".npz")
 _EPILOG = """\
 OUT.safetensors or OUT.npz holds, for N images:
   summary              (N, D)
-  features.0 ... N-1   (C, h, w) each, or (L, C) with --format NLC
+  features.0 ... N-1   (C, h, w) each, or (L, C) with --feature-fmt NLC
   image_sizes          (N, 2) height and width at which the images were run
   NAME.summary, NAME.features.0 ...   the same for each --adaptor
 and, as metadata (a JSON text under 'metadata' in .npz): the model, its version and settings, and the images' paths.
@@ -46,34 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="OUT.safetensors, OUT.npz, or a folder"
-    )
-    parser.add_argument(
-        "--size",
-        metavar="SIZE",
-        help="512 or short:512, long:512, patches:1024, 512x768 (height x width), crop:512x768; "
-        "by default the size nearest to the image's own that the model supports",
-    )
-    parser.add_argument("--format", choices=("NCHW", "NLC"), default="NCHW", help="layout of the features")
+    add_output(parser, "OUT.safetensors, OUT.npz, or a folder", type=str)
+    add_model(parser)
+    add_adaptor(parser, "also give the outputs in this teacher's space (clip, sam, ...); may be repeated")
+    add_size(parser)
+    add_feature_fmt(parser, "NCHW")
     parser.add_argument("--summary-only", action="store_true", help="leave out the spatial features")
-    parser.add_argument(
-        "--batch-size", type=positive, default=8, metavar="N", help="images per pass (default: 8)"
-    )
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="go on without images that cannot be read, and name them; by default the first one is an error",
-    )
-    add_model_arguments(parser)
+    add_batch_size(parser, 8)
+    add_skip_unreadable(parser)
+    add_json(parser)
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Encode the images and write what comes out."""
     images = find_images(args.images)
     targets = _targets(args.output, images)
-    keep_inputs(targets, [*images, args.model])
-    model = load(args)
+    refuse_overwriting(targets, [*images, args.model])
+    model = load_chosen_model(args)
     identity = _identity(model, args)
     shapes: list[tuple[int, ...]] = []
     if len(targets) == 1:
@@ -91,10 +91,19 @@ def run(args: argparse.Namespace) -> None:
     where = targets[0] if len(targets) == 1 else targets[0].parent
     kinds = set(shapes)
     features = "x".join(map(str, shapes[0])) if len(kinds) == 1 else f"of {len(kinds)} sizes"
-    print(f"wrote {where}")
-    print(f"images: {len(shapes)}, summary: {model.summary_dim} numbers, features: {features}")
-    if len(shapes) < len(images):
-        print(f"skipped: {len(images) - len(shapes)}")
+    skipped = len(images) - len(shapes)
+    lines = [
+        f"wrote {where}",
+        f"images: {len(shapes)}, summary: {model.summary_dim} numbers, features: {features}",
+    ]
+    result = {
+        "output": where,
+        "images": len(shapes),
+        "skipped": skipped,
+        "summary": model.summary_dim,
+        "features": sorted(kinds),
+    }
+    print_result(args, result, [*lines, f"skipped: {skipped}"] if skipped else lines)
 
 
 def _targets(output: str, images: list[Path]) -> list[Path]:
@@ -124,8 +133,8 @@ def _encode(
         batch: dict[int, Path | Tensor] = dict(enumerate(images[start : start + args.batch_size], start))
         if args.skip_unreadable:
             batch = dict(_readable(batch, model, args.size))
-        encodings = model.encode([*batch.values()], args.size, args.format, args.batch_size)
-        yield from zip(batch, encodings, strict=True)  # type: ignore[arg-type]
+        encodings = model.encode([*batch.values()], args.size, args.feature_fmt, args.batch_size)
+        yield from zip(batch, encodings, strict=True)
 
 
 def _readable(
@@ -133,16 +142,14 @@ def _readable(
 ) -> Iterator[tuple[int, Tensor]]:
     """Those that can be read, at the size at which they run; the others are named on stderr."""
     from radio.errors import ImageError
-    from radio.images import load_image, resize_image
 
     for number, image in images.items():
         try:
-            pixels = load_image(image)
+            pixels = model.resize(image, size)
         except ImageError as error:
-            print(f"radio features: skipped: {error}", file=sys.stderr)
+            print_skipped("features", error)
         else:
-            step, patch, largest = model.min_resolution_step, model.patch_size, model.max_resolution
-            yield number, resize_image(pixels, size, step, patch, largest)
+            yield number, pixels
 
 
 def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:
@@ -156,7 +163,7 @@ def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "vitdet_window_size": str(model.window_size or ""),
         "patch_size": str(model.patch_size),
-        "feature_format": args.format,
+        "feature_format": args.feature_fmt,
         "radio": __version__,
     }
 
@@ -166,7 +173,7 @@ def _write(
 ) -> None:
     metadata = {**identity, "images": json.dumps([str(image) for image in images])}
     tensors = _tensors(encodings, summary_only)
-    with written_at_once(path) as temporary:
+    with atomic_write(path) as temporary:
         if path.suffix == ".npz":
             _save_npz(temporary, tensors, metadata)
         else:

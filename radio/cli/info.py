@@ -10,7 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import MODEL_HELP, count, file_size, print_table
+from radio.cli.common import format_bytes, format_count, print_table
+from radio.cli.options import add_json, add_model
 
 if TYPE_CHECKING:
     from radio.catalog import Release
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("model", metavar="MODEL|FILE", help=MODEL_HELP)
+    add_model(parser, also_positional=True)
     parser.add_argument("--download", action="store_true", help="fetch the weights if they are not here yet")
     parser.add_argument("--tensors", action="store_true", help="also list every tensor")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -116,7 +117,7 @@ def _print(description: dict[str, Any]) -> None:
                 ("version", description["version"]),
                 ("weights", description["weights"]),
                 ("license", description["license"]),
-                ("parameters", count(parameters) if parameters else "unknown"),
+                ("parameters", format_count(parameters) if parameters else "unknown"),
                 ("patch", f"{description['patch_size']} pixels"),
                 ("resolution", f"best {height}x{width}, largest side {description['max_resolution']}"),
                 ("adaptors", ", ".join(description["adaptors"]) or "none"),
@@ -131,11 +132,14 @@ def _print(description: dict[str, Any]) -> None:
     rows = [
         ("version", description["version"]),
         ("weights", description["weights"]),
-        ("layout", f"{description['layout']}, {file_size(description['file_size'])}"),
+        ("layout", f"{description['layout']}, {format_bytes(description['file_size'])}"),
         ("license", description["license"]),
         ("architecture", f"{config['architecture']}: {layers}, MLP {config['mlp_dim']}"),
-        ("parameters", f"{count(description['parameters'])} (backbone)"),
-        ("stored as", ", ".join(f"{dtype} ({count(n)})" for dtype, n in description["stored_as"].items())),
+        ("parameters", f"{format_count(description['parameters'])} (backbone)"),
+        (
+            "stored as",
+            ", ".join(f"{dtype} ({format_count(n)})" for dtype, n in description["stored_as"].items()),
+        ),
         ("computes in", config["dtype"]),
         (
             "patch",

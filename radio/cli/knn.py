@@ -1,4 +1,4 @@
-"""``radio knn``: classify images by their nearest neighbors among labelled ones."""
+"""``radio knn``: classify images by their nearest neighbors among labeled ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import add_model_arguments, find_images, load, positive, print_table, progress
+from radio.cli.common import find_images, load_chosen_model, print_table, progress, without_unreadable
+from radio.cli.options import (
+    add_batch_size,
+    add_execution,
+    add_json,
+    add_model,
+    add_size,
+    add_skip_unreadable,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,28 +36,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VAL",
         help="such a folder, to measure the accuracy; or images, to classify them",
     )
-    add_model_arguments(parser, adaptors=False)
-    parser.add_argument("--size", default="224", help="short side, or crop:224x224, … (default: 224)")
-    parser.add_argument("--k", type=positive, default=20, help="neighbors that vote (default: 20)")
+    add_model(parser)
+    add_size(parser, default="224", default_help="224")
+    parser.add_argument("--k", type=positive_int, default=20, help="neighbors that vote (default: 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: 0.07)")
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show (default: 5)")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--top", type=positive_int, default=5, metavar="N", help="classes to show (default: 5)"
+    )
+    add_batch_size(parser, 16)
+    add_skip_unreadable(parser)
+    add_json(parser)
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the accuracy, class by class, or the classes of every image, best first."""
     import torch
 
-    from radio.data.labelled import ImageFolder
+    from radio.data.labeled import ImageFolder
     from radio.tasks.knn import classify
 
     train = ImageFolder(args.train)
     val = ImageFolder(args.val) if _has_class_folders(args.val) else None
-    paths = find_images([args.val]) if val is None else val.paths
     if val is not None and val.classes != train.classes:
         raise ValueError(f"{args.train} and {args.val} must have the same class folders")
-    model = load(args, adaptors=[])
+    train.keep(without_unreadable(train.paths, args))
+    if val is not None:
+        val.keep(without_unreadable(val.paths, args))
+    paths = without_unreadable(find_images([args.val]), args) if val is None else val.paths
+    model = load_chosen_model(args, adaptors=[])
     database = _summaries(model, train.paths, args, "TRAIN")
     queries = torch.from_numpy(_summaries(model, paths, args, "VAL")).to(model.device)
     labels = torch.tensor(train.labels)
@@ -68,14 +84,12 @@ def _has_class_folders(path: Path) -> bool:
 def _summaries(model: RADIOModel, paths: Sequence[Path], args: argparse.Namespace, what: str) -> np.ndarray:
     import numpy as np
 
-    from radio.data.labelled import batches
+    from radio.data.batches import image_batches
     from radio.tasks.knn import write_summaries
 
     out = np.empty((len(paths), model.summary_dim), dtype=np.float32)
     positions = progress(range(len(paths)), len(paths), what)
-    write_summaries(
-        model, batches(paths, positions, args.size, model.min_resolution_step, args.batch_size), out
-    )
+    write_summaries(model, image_batches(model, paths, positions, args.size, args.batch_size), out)
     return out
 
 

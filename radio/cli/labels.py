@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import load
+from radio.cli.common import load_chosen_model
+from radio.cli.options import add_adaptor, one_adaptor
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
@@ -28,10 +29,10 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="sentence with {} for the label (default: 'a photo of a {}.'); may be repeated, then the mean is used",
     )
-    group.add_argument(
-        "--adaptor",
-        metavar="NAME",
-        help=f"text-aligned adaptor (default: the first of {', '.join(_PREFERRED)} that the model has)",
+    add_adaptor(
+        group,
+        f"a text-aligned adaptor, one for all labels (default: the first of {', '.join(_PREFERRED)} that the model "
+        "has)",
     )
     group.add_argument(
         "--text-weights",
@@ -71,8 +72,8 @@ def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
     Raises:
         ValueError: The model has no text-aligned adaptor.
     """
-    name = args.adaptor or _choose_adaptor(args.model)
-    return load(args, adaptors=[name], text_weights=args.text_weights), name
+    name = one_adaptor(args) or _choose_adaptor(args.model)
+    return load_chosen_model(args, adaptors=[name], text_weights=args.text_weights), name
 
 
 def _choose_adaptor(model: str) -> str:

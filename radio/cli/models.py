@@ -6,12 +6,13 @@ import argparse
 import json
 from typing import Any
 
-from radio.cli.common import count, print_table
+from radio.cli.common import format_count, print_table
+from radio.cli.options import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.epilog = (
         "The size is the one at which a version works best, in pixels; 'max' is the largest side. "
         "'cached' tells whether the weights are in the local Hugging Face cache."
@@ -37,7 +38,7 @@ def _as_row(release: Any, cached: bool) -> tuple[str, ...]:
     height, width = release.preferred_resolution
     return (
         release.version if release.supported else f"{release.version} (not supported)",
-        count(release.parameters) if release.parameters else "-",
+        format_count(release.parameters) if release.parameters else "-",
         f"{height}x{width}",
         str(release.max_resolution),
         str(release.patch_size),

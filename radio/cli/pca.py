@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radio.cli.common import (
-    add_model_arguments,
     find_images,
-    keep_inputs,
-    load,
-    positive,
+    load_chosen_model,
+    print_result,
     progress,
-    written_at_once,
+    refuse_overwriting,
+    without_unreadable,
 )
+from radio.cli.options import (
+    add_adaptor,
+    add_batch_size,
+    add_execution,
+    add_json,
+    add_model,
+    add_output,
+    add_size,
+    add_skip_unreadable,
+    one_adaptor,
+    positive_int,
+)
+from radio.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 One PCA is fitted over all images and sizes, so that the same color means the same thing in all of them. Patches of
-unusually high norm, a known artefact of large vision transformers, are left out of the fit.
+unusually high norm, a known artifact of large vision transformers, are left out of the fit.
 
 For images, DIR gets NAME-SIZE.png for each image and size, and contact-sheet.png with all of them. With --side-by-side
 it gets NAME.png instead: the picture next to its features at every size.
@@ -46,16 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, or one video"
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder; for a video a file"
-    )
-    parser.add_argument(
-        "--sizes",
-        type=_sizes,
-        default=[None],
-        metavar="SIZE,…",
-        help="sizes at which the images are run: 432,512,768,1024 (short side), long:1024, 512x768, …; by default "
-        "the supported size nearest to an image's own. A video has one",
+    add_output(parser, "a folder; for a video a file")
+    add_model(parser)
+    add_adaptor(parser, "show a teacher's features (sam, dino_v2, ...), one for all images")
+    add_size(
+        parser,
+        default_help="the size nearest to the image's own that the model supports; several for images: 512,768",
     )
     parser.add_argument(
         "--side-by-side", action="store_true", help="put the picture next to its features, with labels"
@@ -68,21 +76,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fits.add_argument("--fit", type=Path, metavar="FILE", help="use a PCA that was kept")
     parser.add_argument(
         "--fit-frames",
-        type=positive,
+        type=positive_int,
         default=32,
         metavar="N",
         help="frames of a video to fit on (default: 32)",
     )
-    parser.add_argument(
-        "--batch-size", type=positive, default=4, metavar="N", help="images or frames per pass (default: 4)"
-    )
-    add_model_arguments(parser, adaptors=False)
-    parser.add_argument("--adaptor", metavar="NAME", help="show a teacher's features (sam, dino_v2, …)")
+    add_batch_size(parser, 4)
+    add_skip_unreadable(parser)
+    add_json(parser)
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
-    from radio.drawing.video import VIDEO_SUFFIXES
+    from radio.data.video import VIDEO_SUFFIXES
 
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
@@ -98,14 +105,14 @@ def _run_images(args: argparse.Namespace) -> None:
 
     if args.output.exists() and not args.output.is_dir():
         raise ValueError(f"{args.output} is a file; images need a folder")
-    paths = find_images(args.inputs)
+    paths = without_unreadable(find_images(args.inputs), args)
     names = _names(paths)
     pictures = [f"{name}.png" for name in names if args.side_by_side]
     sheet_names = map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))
     outputs = [args.output / name for name in (*pictures, *sheet_names)]
-    keep_inputs(outputs + _fit_file(args), [*paths, args.fit, args.model])
+    refuse_overwriting(outputs + _fit_file(args), [*paths, args.fit, args.model])
     fit = PCAFit.load(args.fit) if args.fit else None
-    model = load(args, adaptors=_adaptors(args))
+    model = load_chosen_model(args)
     if fit is None:
         fit = _fit_images(model, paths, args)
     _check_fit(fit, model, args)
@@ -117,9 +124,10 @@ def _run_images(args: argparse.Namespace) -> None:
             _save_sheet(rows, args.output / _sheet_name(sheets))
             sheets += 1
             rows = []
-    print(f"wrote {args.output}")
     shares = ", ".join(f"{share:.0%}" for share in fit.explained.tolist())
-    print(f"images: {len(paths)}, sizes: {len(args.sizes)}, variance in red, green, blue: {shares}")
+    summary = f"images: {len(paths)}, sizes: {len(_sizes(args))}, variance in red, green, blue: {shares}"
+    result = {"output": args.output, "images": len(paths), "explained": fit.explained.tolist()}
+    print_result(args, result, [f"wrote {args.output}", summary])
 
 
 def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) -> PCAFit:
@@ -127,11 +135,11 @@ def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) 
     from radio.tasks.spatial import feature_space, spatial_features
 
     accumulator = PCAAccumulator()
-    for size in args.sizes:
+    for size in _sizes(args):
         images = progress(paths, len(paths), f"fitting at {size}" if size else "fitting")
-        for spatial in spatial_features(model, images, size, args.adaptor, args.batch_size):
+        for spatial in spatial_features(model, images, size, one_adaptor(args), args.batch_size):
             accumulator.add(spatial.features)
-    fit = accumulator.fit(source=feature_space(model, args.adaptor))
+    fit = accumulator.fit(source=feature_space(model, one_adaptor(args)))
     _save_fit(fit, args)
     return fit
 
@@ -142,19 +150,19 @@ def _draw_image(
     """Write an image's own pictures; returns its row of the contact sheet."""
     from PIL import Image
 
-    from radio.drawing.pictures import Panel, feature_picture, fitting, photograph, sheet
+    from radio.drawing.pictures import Panel, feature_picture, fit_long_side, sheet, to_pil_image
     from radio.images import load_image
     from radio.tasks.pca import outlier_patches
     from radio.tasks.spatial import spatial_features
 
     pixels = load_image(path)
-    picture = photograph(pixels)
-    side = fitting(picture.size, _SIDE_BY_SIDE)
+    picture = to_pil_image(pixels)
+    side = fit_long_side(picture.size, _SIDE_BY_SIDE)
     panels = [Panel(picture.resize(side, Image.Resampling.LANCZOS), path.name)]
-    small = fitting(picture.size, _SHEET_SIDE)
+    small = fit_long_side(picture.size, _SHEET_SIDE)
     row = [Panel(picture.resize(small, Image.Resampling.LANCZOS), path.name)]
-    for size in args.sizes:
-        [(features, run_at)] = spatial_features(model, [pixels], size, args.adaptor)
+    for size in _sizes(args):
+        [(features, run_at)] = spatial_features(model, [pixels], size, one_adaptor(args))
         rgb = fit.to_rgb(features)
         outliers = outlier_patches(features) if args.show_outliers else None
         label = f"{run_at.width} x {run_at.height}"
@@ -173,25 +181,27 @@ def _draw_image(
 
 
 def _run_video(path: Path, args: argparse.Namespace) -> None:
-    from radio.drawing.video import check_video_name, describe_video, draw_video, read_frames, sample_frames
+    from radio.data.video import describe_video, read_frames, sample_frames
+    from radio.drawing.video import check_video_name
+    from radio.tasks.feature_video import draw_video
     from radio.tasks.pca import PCAAccumulator, PCAFit
     from radio.tasks.spatial import feature_space, spatial_features
 
-    if len(args.sizes) > 1:
-        raise ValueError(f"a video has one size, got {len(args.sizes)}: {','.join(args.sizes)}")
+    if len(_sizes(args)) > 1:
+        raise ValueError(f"a video has one size, got {args.size}")
     check_video_name(args.output)
-    keep_inputs([args.output, *_fit_file(args)], [path, args.fit, args.model])
-    size = args.sizes[0]
+    refuse_overwriting([args.output, *_fit_file(args)], [path, args.fit, args.model])
+    size = _sizes(args)[0]
     video = describe_video(path)
     fit = PCAFit.load(args.fit) if args.fit else None
-    model = load(args, adaptors=_adaptors(args))
+    model = load_chosen_model(args)
     if fit is None:
         accumulator = PCAAccumulator()
         count = min(args.fit_frames, video.frames)
         sample = progress(sample_frames(path, count), count, "fitting")
-        for spatial in spatial_features(model, sample, size, args.adaptor, args.batch_size):
+        for spatial in spatial_features(model, sample, size, one_adaptor(args), args.batch_size):
             accumulator.add(spatial.features)
-        fit = accumulator.fit(source=feature_space(model, args.adaptor))
+        fit = accumulator.fit(source=feature_space(model, one_adaptor(args)))
         _save_fit(fit, args)
     _check_fit(fit, model, args)
     frames = draw_video(
@@ -201,13 +211,14 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
         args.output,
         video,
         size=size,
-        adaptor_name=args.adaptor,
+        adaptor_name=one_adaptor(args),
         side_by_side=args.side_by_side,
         show_outliers=args.show_outliers,
         batch_size=args.batch_size,
     )
-    print(f"wrote {args.output}")
-    print(f"frames: {frames}, {float(video.frame_rate):.4g} per second")
+    rate = float(video.frame_rate)
+    result = {"output": args.output, "frames": frames, "frame_rate": rate}
+    print_result(args, result, [f"wrote {args.output}", f"frames: {frames}, {rate:.4g} per second"])
 
 
 def _fit_file(args: argparse.Namespace) -> list[Path]:
@@ -225,26 +236,22 @@ def _save_sheet(rows: list[list[Panel]], path: Path) -> None:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    with written_at_once(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary)
 
 
 def _save_fit(fit: PCAFit, args: argparse.Namespace) -> None:
     if args.save_fit:
-        with written_at_once(args.save_fit) as temporary:
+        with atomic_write(args.save_fit) as temporary:
             fit.save(temporary)
 
 
 def _check_fit(fit: PCAFit, model: RADIOModel, args: argparse.Namespace) -> None:
     from radio.tasks.spatial import feature_space
 
-    reason = fit.mismatch(feature_space(model, args.adaptor))
+    reason = fit.mismatch(feature_space(model, one_adaptor(args)))
     if reason:
         print(f"radio pca: warning: {reason}", file=sys.stderr)
-
-
-def _adaptors(args: argparse.Namespace) -> list[str]:
-    return [args.adaptor] if args.adaptor else []
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -259,8 +266,10 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _sizes(text: str) -> list[str | None]:
-    sizes: list[str | None] = [size.strip() for size in text.split(",") if size.strip()]
+def _sizes(args: argparse.Namespace) -> list[str | None]:
+    if args.size is None:
+        return [None]
+    sizes: list[str | None] = [size.strip() for size in args.size.split(",") if size.strip()]
     if not sizes:
-        raise argparse.ArgumentTypeError(f"expected sizes with commas between them, got {text!r}")
+        raise ValueError(f"expected sizes with commas between them, got {args.size!r}")
     return sizes

@@ -6,46 +6,46 @@ import argparse
 import json
 from pathlib import Path
 
-from radio.cli.common import add_model_arguments, keep_inputs, positive, print_table, written_at_once
+from radio.cli.common import print_table, refuse_overwriting
 from radio.cli.labels import add_label_arguments, load_with_text, read_labels
+from radio.cli.options import add_execution, add_json, add_model, add_output, add_size, positive_int
+from radio.files import atomic_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="PICTURE", help="where the picture goes"
-    )
+    add_output(parser, "where the picture goes", metavar="PICTURE")
     add_label_arguments(parser)
-    add_model_arguments(parser, adaptors=False)
+    add_model(parser)
+    add_size(parser, default_help="its own, the short side at least what the model prefers")
     parser.add_argument(
-        "--size", help="size at which the image is run: 512 (short side), long:1024, 512x768, …"
+        "--window", type=positive_int, metavar="PIXELS", help="side of the crops that cover a large image"
     )
-    parser.add_argument(
-        "--window", type=positive, metavar="PIXELS", help="side of the crops that cover a large image"
-    )
-    parser.add_argument("--stride", type=positive, metavar="PIXELS", help="distance of neighboring crops")
+    parser.add_argument("--stride", type=positive_int, metavar="PIXELS", help="distance of neighboring crops")
     parser.add_argument("--opacity", type=float, default=0.55, help="of the colors, 0 to 1 (default: 0.55)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture and print how much of the image each label has, largest first."""
     import torch
 
+    from radio.drawing.segmentation import draw_segmentation
     from radio.images import load_image
-    from radio.tasks.segmentation import draw, segment
+    from radio.tasks.segmentation import segment
     from radio.tasks.zero_shot import PHOTO_TEMPLATES
 
-    keep_inputs([args.output], [args.image, args.labels_file, args.model])
+    refuse_overwriting([args.output], [args.image, args.labels_file, args.model])
     labels = read_labels(args)
     pixels = load_image(args.image)
     model, adaptor = load_with_text(args)
     result = segment(
         model, adaptor, pixels, labels, args.template or PHOTO_TEMPLATES, args.size, args.window, args.stride
     )
-    picture = draw(pixels, result.label, labels, args.opacity)
-    with written_at_once(args.output) as temporary:
+    picture = draw_segmentation(pixels, result.label, labels, args.opacity)
+    with atomic_write(args.output) as temporary:
         picture.save(temporary)
     shares = torch.bincount(result.label.flatten(), minlength=len(labels)) / result.label.numel()
     ranked = sorted(zip(labels, shares.tolist(), strict=True), key=lambda pair: -pair[1])

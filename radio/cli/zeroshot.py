@@ -7,8 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import add_model_arguments, find_images, positive, print_table, progress
+from radio.cli.common import find_images, print_table, progress, without_unreadable
 from radio.cli.labels import add_label_arguments, load_with_text, read_labels
+from radio.cli.options import (
+    add_execution,
+    add_json,
+    add_model,
+    add_size,
+    add_skip_unreadable,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from radio.tasks.zero_shot import Ranked
@@ -20,21 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
     add_label_arguments(parser)
-    add_model_arguments(parser, adaptors=False)
+    add_model(parser)
+    add_size(parser, default_help="what the model prefers, as the short side")
     parser.add_argument(
-        "--size", help="512 (short side), 512x768, crop:224x224, … (default: what the model prefers)"
+        "--top", type=positive_int, default=5, metavar="N", help="labels to show (default: 5)"
     )
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="labels to show (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_skip_unreadable(parser)
+    add_json(parser)
+    add_execution(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the labels of every image, best first."""
-    from radio.encoding import Encoding
     from radio.tasks.zero_shot import PHOTO_TEMPLATES, ZeroShotClassifier, get_adaptor
 
     labels = read_labels(args)
-    paths = find_images(args.images)
+    paths = without_unreadable(find_images(args.images), args)
     model, adaptor = load_with_text(args)
     classifier = ZeroShotClassifier.build(
         get_adaptor(model, adaptor), labels, args.template or PHOTO_TEMPLATES
@@ -43,7 +52,6 @@ def run(args: argparse.Namespace) -> None:
     found: list[tuple[str, list[Ranked]]] = []
     for path in progress(paths, len(paths), "images"):
         encoding = model.encode(path, size=size)
-        assert isinstance(encoding, Encoding)
         (ranked,) = classifier.rank(encoding.adaptors[adaptor].summary, args.top)
         found.append((str(path), ranked))
     if args.json:

@@ -9,7 +9,7 @@ from radio.errors import ImageError
 
 _ROUNDING = 1e-4
 _OVERSHOOT = 0.25
-_NORMALISED = 10.0
+_NORMALIZED = 10.0
 
 
 def check_range(pixels: Tensor, source: str = "the image") -> Tensor:
@@ -49,7 +49,7 @@ def _mistake(lowest: float, highest: float) -> str:
             "That looks like an image that was normalized to [-1, 1]: undo it, (image + 1) / 2. "
             "The model normalizes by itself"
         )
-    if -_NORMALISED <= lowest < 0 and highest <= _NORMALISED:
+    if -_NORMALIZED <= lowest < 0 and highest <= _NORMALIZED:
         return (
             "That looks like an image that was already normalized by a mean and standard deviation: leave that step "
             "out. The model normalizes by itself"

@@ -11,7 +11,8 @@ from PIL import Image
 
 import radio
 from radio.cli import main
-from radio.tasks.segmentation import palette, segment
+from radio.drawing.segmentation import palette
+from radio.tasks.segmentation import segment
 from radio.tasks.zero_shot import ZeroShotClassifier
 
 
@@ -22,7 +23,7 @@ def checkpoint(reference: Path) -> str:
 
 @pytest.fixture
 def folders(tmp_path, photos):
-    """Crops of the photographs: one class per photograph, in TRAIN and VAL."""
+    """Crops of the photographs: one class per to_pil_image, in TRAIN and VAL."""
     for photo in photos:
         image = Image.open(photo)
         for split, offset in (("train", 0), ("val", 7)):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from radio.cli import main
-from radio.drawing.video import Frame, Video, describe_video, read_frames, write_frames
+from radio.data.video import Frame, Video, describe_video, read_frames
+from radio.drawing.video import write_frames
 from radio.tasks.pca import PCAFit
 
 pytest.importorskip("av")
@@ -54,7 +55,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def test_pca_draws_every_image_at_every_size(small, model, tmp_path, capsys):
-    arguments = [*map(str, small), "-o", str(tmp_path / "out"), "--sizes", "64,96", *model]
+    arguments = [*map(str, small), "-o", str(tmp_path / "out"), "--size", "64,96", *model]
     assert main(["pca", *arguments]) == 0
     assert "images: 2, sizes: 2" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -69,22 +70,22 @@ def test_pca_draws_every_image_at_every_size(small, model, tmp_path, capsys):
 
 def test_a_kept_fit_gives_other_runs_the_same_colors(small, model, tmp_path, capsys):
     fit = str(tmp_path / "fit.safetensors")
-    both = [*map(str, small), "--sizes", "64", *model]
+    both = [*map(str, small), "--size", "64", *model]
     assert main(["pca", *both, "-o", str(tmp_path / "a"), "--save-fit", fit]) == 0
-    assert main(["pca", str(small[0]), "--sizes", "64", *model, "-o", str(tmp_path / "b"), "--fit", fit]) == 0
+    assert main(["pca", str(small[0]), "--size", "64", *model, "-o", str(tmp_path / "b"), "--fit", fit]) == 0
     assert (
         _pixels(tmp_path / "a" / "astronaut-64x64.png") == _pixels(tmp_path / "b" / "astronaut-64x64.png")
     ).all()
     assert PCAFit.load(fit).width == 64 and "backbone" in PCAFit.load(fit).source["space"]
     capsys.readouterr()
-    in_sam = ["--sizes", "64", *model, "--adaptor", "sam", "-o", str(tmp_path / "c"), "--fit", fit]
+    in_sam = ["--size", "64", *model, "--adaptor", "sam", "-o", str(tmp_path / "c"), "--fit", fit]
     assert main(["pca", str(small[0]), *in_sam]) == 1
     assert "64 channels" in capsys.readouterr().err
 
 
 def test_side_by_side_with_outliers(small, model, tmp_path):
     out = tmp_path / "out"
-    arguments = [str(small[0]), "-o", str(out), "--sizes", "64,128", "--side-by-side", "--show-outliers"]
+    arguments = [str(small[0]), "-o", str(out), "--size", "64,128", "--side-by-side", "--show-outliers"]
     assert main(["pca", *arguments, *model]) == 0
     assert {path.name for path in out.iterdir()} == {"astronaut.png", "contact-sheet.png"}
     assert _pixels(out / "astronaut.png").shape[1] > 3 * 448
@@ -92,7 +93,7 @@ def test_side_by_side_with_outliers(small, model, tmp_path):
 
 def test_a_video_becomes_a_video_of_the_same_length(clip, model, tmp_path, capsys):
     out = tmp_path / "out.mp4"
-    assert main(["pca", str(clip), "-o", str(out), "--side-by-side", "--sizes", "64", *model]) == 0
+    assert main(["pca", str(clip), "-o", str(out), "--side-by-side", "--size", "64", *model]) == 0
     assert "frames: 6, 10 per second" in capsys.readouterr().out
     assert describe_video(out).frames == 6 and describe_video(out).frame_rate == 10
     before, after = list(read_frames(clip)), list(read_frames(out))
@@ -108,9 +109,9 @@ def test_a_video_becomes_a_video_of_the_same_length(clip, model, tmp_path, capsy
     [
         (["{photo}", "{clip}", "-o", "out"], "one video, or images, not both"),
         (["{clip}", "-o", "out.gif"], "allowed endings"),
-        (["{clip}", "-o", "out.mp4", "--sizes", "64,96"], "one size"),
+        (["{clip}", "-o", "out.mp4", "--size", "64,96"], "one size"),
         (["{photo}", "-o", "{photo}"], "images need a folder"),
-        (["{photo}", "-o", "out", "--sizes", "65x64"], "multiples of 16"),
+        (["{photo}", "-o", "out", "--size", "65x64"], "multiples of 16"),
         (["{photo}", "-o", "out", "--fit", "{photo}"], "not a saved PCA fit"),
         (["nothing.jpg", "-o", "out"], "nothing.jpg"),
         (["*.jpg", "-o", "out"], "no file matches the pattern"),
@@ -203,7 +204,7 @@ def test_similar_says_what_is_wrong(words, message, small, model, tmp_path, monk
 def test_the_example_on_photographs(small, checkpoint, tmp_path, capsys):
     run = runpy.run_path(str(EXAMPLES / "visualize_features.py"))["main"]
     out = tmp_path / "new" / "sheet.png"
-    run([*map(str, small), "--sizes", "64,96", "--adaptor", "sam", "-o", str(out), "--model", checkpoint])
+    run([*map(str, small), "--size", "64,96", "--adaptor", "sam", "-o", str(out), "--model", checkpoint])
     assert _pixels(out).shape[1] > 3 * 288 and _pixels(out).std() > 20
     assert str(out) in capsys.readouterr().out
 

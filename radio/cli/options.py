@@ -1,0 +1,151 @@
+"""The options that commands share: each is declared here once, so that it has one name and one meaning everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_MODEL_HELP = (
+    "a released version (see 'radio models'), a Hugging Face repository (owner/name), a checkpoint file, "
+    "or a folder with config.json and model.safetensors"
+)
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SIZE_HELP = (
+    "size at which the images are run: 512 or short:512 (short side), long:512, patches:1024 (at most so many), "
+    "512x768 (height x width), crop:512x768"
+)
+
+
+def add_model(parser: argparse.ArgumentParser, also_positional: bool = False) -> None:
+    """Add ``-m/--model``, which is required.
+
+    Args:
+        parser: Of the command.
+        also_positional: The model may stand without ``-m`` as well, where it is what the command is about.
+    """
+    if not also_positional:
+        parser.add_argument("-m", "--model", required=True, metavar="MODEL", help=_MODEL_HELP)
+        return
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)
+    either.add_argument("-m", "--model", metavar="MODEL", help="the same as MODEL")
+
+
+def add_execution(parser: argparse.ArgumentParser, device: str = "auto", dtype: str = "auto") -> None:
+    """Add ``--device``, ``--dtype`` and ``--vitdet-window-size``: how the model runs."""
+    group = parser.add_argument_group("execution")
+    group.add_argument(
+        "--device",
+        default=device,
+        metavar="DEVICE",
+        help=f"auto, cpu, cuda, cuda:1, mps, ... (default: {device})",
+    )
+    group.add_argument(
+        "--dtype",
+        type=dtype_name,
+        default=dtype,
+        metavar="DTYPE",
+        help="what the model computes in: auto (what the checkpoint says), float32 or fp32, bfloat16 or bf16, "
+        f"float16 or fp16 (default: {dtype})",
+    )
+    group.add_argument(
+        "--vitdet-window-size", type=positive_int, metavar="N", help="side of ViTDet windows, in patches"
+    )
+
+
+def add_adaptor(parser: Any, help: str) -> None:
+    """Add ``--adaptor``, which may be repeated; commands that work in one space call `one_adaptor`."""
+    parser.add_argument("--adaptor", action="append", default=[], metavar="NAME", help=help)
+
+
+def one_adaptor(args: argparse.Namespace) -> str | None:
+    """The adaptor of a command that works in one space, or None.
+
+    Raises:
+        ValueError: Several were given.
+    """
+    if len(args.adaptor) > 1:
+        raise ValueError(
+            f"this command works in one space; give one --adaptor, not {', '.join(args.adaptor)}"
+        )
+    return args.adaptor[0] if args.adaptor else None
+
+
+def add_size(
+    parser: argparse.ArgumentParser, default: str | None = None, default_help: str = "", several: bool = False
+) -> None:
+    """Add ``--size``, in the grammar of `radio.images.target_size`.
+
+    Args:
+        parser: Of the command.
+        default: The size if none is given.
+        default_help: What that is, in words.
+        several: Several sizes with commas between them make sense here.
+    """
+    shown = default_help or "the size nearest to the image's own that the model supports"
+    commas = "; or several of these with commas between them" if several else ""
+    names = ("--size", "--sizes") if several else ("--size",)
+    parser.add_argument(
+        *names, default=default, metavar="SIZE", help=f"{_SIZE_HELP}{commas} (default: {shown})"
+    )
+
+
+def add_feature_fmt(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--feature-fmt``."""
+    parser.add_argument(
+        "--feature-fmt",
+        choices=("NLC", "NCHW"),
+        default=default,
+        help=f"layout of the features: (L, C) or (C, h, w) (default: {default})",
+    )
+
+
+def add_output(parser: Any, help: str, required: bool = True, metavar: str = "OUT", type: Any = Path) -> None:
+    """Add ``-o/--output``."""
+    parser.add_argument("-o", "--output", type=type, required=required, metavar=metavar, help=help)
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add ``--batch-size``."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=default,
+        metavar="N",
+        help=f"images per pass (default: {default})",
+    )
+
+
+def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
+    """Add ``--skip-unreadable``."""
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="go on without images that cannot be read, and name them; by default the first one is an error",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def dtype_name(text: str) -> str:
+    """``--dtype`` under the name that `radio.load_model` knows."""
+    name = _DTYPES.get(text, text)
+    if name not in ("auto", *_DTYPES.values()):
+        allowed = ", ".join(("auto", *(f"{name} ({short})" for short, name in _DTYPES.items())))
+        raise argparse.ArgumentTypeError(f"unknown dtype {text!r}; allowed: {allowed}")
+    return name
+
+
+def positive_int(text: str) -> int:
+    """An argument that is a whole number above zero."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return value

@@ -1,0 +1,122 @@
+"""One grammar for all commands: an option has one name, one set of values and one meaning, wherever it is."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+import pytest
+
+from radio.cli import COMMANDS
+
+RUN_A_MODEL = {"features", "zeroshot", "segment", "pca", "similar", "knn", "export"}
+READ_IMAGES = RUN_A_MODEL - {"export"}
+WRITE_FILES = {"features", "segment", "pca", "similar", "convert", "export"}
+
+SHARED = {
+    "--model": {"info", "convert"} | RUN_A_MODEL,
+    "--device": RUN_A_MODEL,
+    "--dtype": RUN_A_MODEL,
+    "--vitdet-window-size": RUN_A_MODEL,
+    "--size": RUN_A_MODEL,
+    "--adaptor": RUN_A_MODEL - {"knn"},
+    "--feature-fmt": {"features", "export"},
+    "--output": WRITE_FILES,
+    "--skip-unreadable": READ_IMAGES - {"segment"},
+    "--batch-size": {"features", "pca", "knn"},
+    "--json": {name for name, _, _ in COMMANDS},
+    "--labels": {"zeroshot", "segment"},
+    "--text-weights": {"zeroshot", "segment"},
+}
+"""Which commands have which shared option."""
+
+
+@pytest.fixture(scope="module")
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    found = {}
+    for name, module, _ in COMMANDS:
+        found[name] = argparse.ArgumentParser(prog=name)
+        import_module(module).add_arguments(found[name])
+    return found
+
+
+def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+    return next((action for action in parser._actions if name in action.option_strings), None)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_option_is_where_it_makes_sense_and_the_same_everywhere(name, parsers):
+    found = {command: _option(parser, name) for command, parser in parsers.items()}
+    assert {command for command, action in found.items() if action} == SHARED[name]
+    actions = [action for action in found.values() if action]
+    first = actions[0]
+    for action in actions[1:]:
+        assert type(action) is type(first) and action.nargs == first.nargs
+        assert action.choices == first.choices and action.dest == first.dest
+        short = [text for text in first.option_strings if not text.startswith("--")]
+        assert [text for text in action.option_strings if not text.startswith("--")] == short
+        if name != "--output":  # a folder to be made is told from a file by its last "/", which a Path drops
+            assert action.type == first.type
+        if name not in ("--output", "--labels"):
+            assert action.metavar == first.metavar
+
+
+def test_no_option_of_another_name_means_the_same(parsers):
+    """Names that were in use once, or that people mix up."""
+    strangers = {
+        "--adaptors",
+        "--format",
+        "--resolution",
+        "--out",
+        "--window-size",
+        "--precision",
+        "--batch_size",
+    }
+    for command, parser in parsers.items():
+        assert not strangers & set(parser._option_string_actions), command
+
+
+def test_every_option_explains_itself(parsers):
+    for command, parser in parsers.items():
+        for action in parser._actions:
+            assert action.help, f"{command} {action.option_strings or action.dest} has no help"
+
+
+@pytest.mark.parametrize("command", sorted(RUN_A_MODEL))
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("fp16", "float16"), ("float16", "float16"), ("bf16", "bfloat16"), ("bfloat16", "bfloat16"),
+     ("fp32", "float32"), ("float32", "float32"), ("auto", "auto")],
+)  # fmt: skip
+def test_dtypes_have_their_short_names(command, text, name, parsers):
+    action = _option(parsers[command], "--dtype")
+    assert action is not None and action.type(text) == name
+
+
+def test_an_unknown_dtype_is_answered_with_the_list(parsers, capsys):
+    words = ["a.jpg", "-m", "x", "-o", "y", "--dtype", "int8"]
+    with pytest.raises(SystemExit):
+        parsers["features"].parse_args(words)
+    assert "float16 (fp16)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["info", "convert", "export"])
+def test_the_model_stands_alone_or_behind_m(command, parsers):
+    rest = {"info": [], "convert": ["-o", "out"], "export": ["-o", "out"]}[command]
+    for words in (["x"], ["-m", "x"], ["--model", "x"]):
+        assert parsers[command].parse_args([*words, *rest]).model == "x"
+    for words in ([], ["x", "-m", "y"]):
+        with pytest.raises(SystemExit):
+            parsers[command].parse_args([*words, *rest])
+
+
+def test_convert_takes_its_folder_either_way(parsers):
+    for words in (["x", "out"], ["x", "-o", "out"], ["-m", "x", "--output", "out"]):
+        assert str(parsers["convert"].parse_args(words).output) == "out"
+    with pytest.raises(SystemExit):
+        parsers["convert"].parse_args(["x"])
+
+
+def test_adaptors_are_repeated(parsers):
+    words = ["a.jpg", "-m", "x", "-o", "y", "--adaptor", "clip", "--adaptor", "sam"]
+    assert parsers["features"].parse_args(words).adaptor == ["clip", "sam"]
