@@ -12,7 +12,7 @@ from torch import Tensor
 from radio.images import ImageInput, is_batch
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
-from radio.modeling.outputs import RadioOutput, Resolution
+from radio.modeling.outputs import RadioOutput, Resolution, describe_fields
 from radio.modeling.token_merging import InNetworkMerging, MergePlan, TokenMerging
 from radio.modeling.token_merging.outputs import MergedRadioOutput
 from radio.modeling.token_merging.requests import check_merging, merging_per_image
@@ -45,18 +45,15 @@ class Encoding:
 
     def __repr__(self) -> str:
         """Shapes, dtypes and devices, not numbers."""
-        lines = [
-            f"summary={_describe(self.summary)}",
-            f"features={_describe(self.features)}",
-            f"summary_by_teacher=({', '.join(self.summary_by_teacher)})",
-            f"image_size={self.image_size.height}x{self.image_size.width}",
-            f"grid={self.grid[0]}x{self.grid[1]}",
-        ]
-        lines += [
-            f"adaptors[{name!r}]=(summary={_describe(output.summary)}, features={_describe(output.features)})"
-            for name, output in self.adaptors.items()
-        ]
-        return f"Encoding({', '.join(lines)})"
+        shown = {
+            "summary": self.summary,
+            "features": self.features,
+            "summary_by_teacher": dict(self.summary_by_teacher),
+            "image_size": tuple(self.image_size),
+            "grid": self.grid,
+            "adaptors": dict(self.adaptors),
+        }
+        return describe_fields("Encoding", shown)
 
 
 def encode_images(
@@ -139,8 +136,3 @@ def _encoding(model: RADIONetwork, image: Tensor, outputs: dict[str, _ImageOutpu
         backbone=backbone,
         adaptors={name: output for name, output in outputs.items() if name != "backbone"},
     )
-
-
-def _describe(tensor: Tensor) -> str:
-    shape = "x".join(map(str, tensor.shape))
-    return f"{shape} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

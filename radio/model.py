@@ -21,11 +21,15 @@ from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
+from radio.modeling.signatures import OutputT
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 
 
-class RADIOModel(RADIONetwork):
+class RADIOModel(RADIONetwork[OutputT]):
     """A RADIO model. Build it with `radio.load_model`.
+
+    For type checkers it is a ``RADIOModel[RadioOutput]``, or with adaptors a ``RADIOModel[dict[str, RadioOutput]]``:
+    what calling it gives.
 
     Attributes:
         checkpoint_path: The file or folder that the weights came from.

@@ -35,3 +35,11 @@ def tensors_and_arrays(model: radio.RADIOModel) -> Tensor:
     batch: Encoding = model.encode(np.zeros((2, 64, 64, 3), np.uint8))[0]
     pixels: Tensor = model.resize("photo.jpg", 512)
     return one + batch.summary + pixels
+
+
+def calls(
+    plain: radio.RADIOModel[radio.RadioOutput], adapted: radio.RADIOModel[dict[str, radio.RadioOutput]]
+) -> Tensor:
+    """Without adaptors a call gives an output, with them a dict."""
+    pixels = torch.rand(1, 3, 64, 64)
+    return plain(pixels).summary + adapted(pixels)["clip"].summary
