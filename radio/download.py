@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
@@ -25,8 +26,27 @@ from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
 
-_Options = tuple[str | Path | None, str | None, bool, str | bool | None, bool]
-"""What `_fetch` takes after the names of the repository and the file."""
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """How files are fetched.
+
+    Attributes:
+        cache_dir: Where downloads are kept, instead of huggingface_hub's cache.
+        revision: Branch, tag or commit of the Hub repository.
+        local_files_only: Never use the network.
+        token: Hugging Face token, if not the stored one.
+        progress: Show progress bars.
+    """
+
+    cache_dir: str | Path | None = None
+    revision: str | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+    progress: bool = True
+
+
+DEFAULT_OPTIONS = DownloadOptions()
 
 
 class _SilentBar(tqdm):
@@ -36,14 +56,7 @@ class _SilentBar(tqdm):
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
-def download_release(
-    release: Release,
-    cache_dir: str | Path | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    progress: bool = True,
-) -> Path:
+def download_release(release: Release, options: DownloadOptions) -> Path:
     """The torch file of a released version, from the local cache or the Hub.
 
     Interrupted downloads resume; ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
@@ -53,24 +66,14 @@ def download_release(
         DownloadError: The file is not in the cache and cannot be fetched; the message says which file of which
             repository to put where.
     """
-    cached = is_cached(release, cache_dir, revision)
-    path = _fetch(
-        release.repository, release.filename, cache_dir, revision, local_files_only, token, progress
-    )
+    cached = is_cached(release, options)
+    path = _fetch(release.repository, release.filename, options)
     if not cached:
         logger.warning("the weights of %s are licensed under: %s", release.version, release.license)
     return path
 
 
-def download_repository(
-    repository: str,
-    cache_dir: str | Path | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    progress: bool = True,
-    license: str | None = None,
-) -> Path:
+def download_repository(repository: str, options: DownloadOptions, license: str | None = None) -> Path:
     """The folder of a Hub repository with ``config.json`` and its safetensors weights.
 
     Raises:
@@ -78,10 +81,9 @@ def download_repository(
         DownloadError: A file is not in the cache and cannot be fetched.
         CheckpointError: The index of its weights is damaged.
     """
-    options = (cache_dir, revision, local_files_only, token, progress)
     _check_name(repository)
-    cached = _in_cache(repository, CONFIG, cache_dir, revision)
-    config = _fetch(repository, CONFIG, *options)
+    cached = _in_cache(repository, CONFIG, options)
+    config = _fetch(repository, CONFIG, options)
     _fetch_weights(repository, config.parent, options)
     if not cached:
         terms = license or f"see https://huggingface.co/{repository}"
@@ -89,25 +91,27 @@ def download_repository(
     return config.parent
 
 
-def _fetch_weights(repository: str, folder: Path, options: _Options) -> None:
+def _fetch_weights(repository: str, folder: Path, options: DownloadOptions) -> None:
     """Fetch the one weights file or the shards beside a config; no network is needed for those that are here."""
     if not (folder / INDEX).is_file():
         try:
-            _fetch(repository, WEIGHTS, *options)
+            _fetch(repository, WEIGHTS, options)
             return
         except FileNotInRepositoryError:
             pass
-    for name in shard_names(_fetch(repository, INDEX, *options)):
-        _fetch(repository, name, *options)
+    for name in shard_names(_fetch(repository, INDEX, options)):
+        _fetch(repository, name, options)
 
 
-def is_cached(release: Release, cache_dir: str | Path | None = None, revision: str | None = None) -> bool:
+def is_cached(release: Release, options: DownloadOptions = DEFAULT_OPTIONS) -> bool:
     """Whether a version's torch file is already in the local cache."""
-    return _in_cache(release.repository, release.filename, cache_dir, revision)
+    return _in_cache(release.repository, release.filename, options)
 
 
-def _in_cache(repository: str, filename: str, cache_dir: str | Path | None, revision: str | None) -> bool:
-    found = try_to_load_from_cache(repository, filename, cache_dir=cache_dir, revision=revision)
+def _in_cache(repository: str, filename: str, options: DownloadOptions) -> bool:
+    found = try_to_load_from_cache(
+        repository, filename, cache_dir=options.cache_dir, revision=options.revision
+    )
     return isinstance(found, str)
 
 
@@ -120,29 +124,21 @@ def _check_name(repository: str) -> None:
         ) from error
 
 
-def _fetch(
-    repository: str,
-    filename: str,
-    cache_dir: str | Path | None,
-    revision: str | None,
-    local_files_only: bool,
-    token: str | bool | None,
-    progress: bool,
-) -> Path:
+def _fetch(repository: str, filename: str, options: DownloadOptions) -> Path:
     endpoint = _endpoint()
-    url = f"{endpoint}/{repository}/resolve/{revision or 'main'}/{filename}"
-    if not local_files_only and not _in_cache(repository, filename, cache_dir, revision):
+    url = f"{endpoint}/{repository}/resolve/{options.revision or 'main'}/{filename}"
+    if not options.local_files_only and not _in_cache(repository, filename, options):
         _check_reachable(endpoint, _absent(repository, filename, url))
     try:
         return Path(
             hf_hub_download(
                 repository,
                 filename,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-                tqdm_class=None if progress else _SilentBar,
+                revision=options.revision,
+                cache_dir=options.cache_dir,
+                local_files_only=options.local_files_only,
+                token=options.token,
+                tqdm_class=None if options.progress else _SilentBar,
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
@@ -166,7 +162,7 @@ def check_hub(repository: str, filenames: Sequence[str], otherwise: str) -> None
     Raises:
         DownloadError: None of the files is in the cache and the Hub cannot be reached.
     """
-    if not any(_in_cache(repository, name, None, None) for name in filenames):
+    if not any(_in_cache(repository, name, DEFAULT_OPTIONS) for name in filenames):
         _check_reachable(_endpoint(), otherwise)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import radio
-from radio.catalog import find_release
 from radio.errors import ExportError
+from radio.model import RADIOModel
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
 from radio.optional import require
@@ -235,7 +235,7 @@ def _shapes_to_check(
 
 
 def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
-    release = find_release(model.config.version)
+    release = model.release if isinstance(model, RADIOModel) else None
     license = release.license if release else "unknown; ask whoever trained the weights"
     return {
         "version": model.config.version or model.config.architecture,

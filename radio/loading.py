@@ -1,10 +1,9 @@
-"""`load_model`: catalogue, download, checkpoint, model, device and dtype in one call."""
+"""`load_model`: catalog, download, checkpoint, model, device and dtype in one call."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 
 from radio.catalog import find_release, get_release
 from radio.checkpoints import Checkpoint, read_checkpoint
-from radio.checkpoints.fill import fill
-from radio.config import RadioConfig
-from radio.download import download_release, download_repository
+from radio.checkpoints.build import build_model
+from radio.checkpoints.settings import Settings
+from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
 from radio.modeling.adaptors import Adaptor
@@ -77,62 +76,37 @@ def load_model(
         DownloadError: The file is not in the cache and cannot be fetched.
     """
     place = _resolve_device(device)
-    checkpoint = open_checkpoint(
-        version_or_path,
-        cache_dir=cache_dir,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        progress=progress,
-    )
-    names = [adaptors] if isinstance(adaptors, str) else list(adaptors or ())
-    config = _with_choices(
-        checkpoint.config,
+    choices = _choices(
         vitdet_window_size=vitdet_window_size,
         vitdet_num_global=vitdet_num_global,
         vitdet_num_windowed=vitdet_num_windowed,
         pos_embed_align_corners=pos_embed_align_corners,
     )
-    _check_adaptors(config, names, str(version_or_path))
-    _warn_about_windows(config)
-    model = build_model(
-        Checkpoint(config, checkpoint.tensors, checkpoint.path),
-        names,
-        place,
-        _dtype(config, dtype),
-    )
+    options = DownloadOptions(cache_dir, revision, local_files_only, token, progress)
+    checkpoint = open_checkpoint(version_or_path, options, choices)
+    names = [adaptors] if isinstance(adaptors, str) else list(adaptors or ())
+    _check_adaptors(checkpoint, names, str(version_or_path))
+    _warn_about_windows(checkpoint)
+    model = build_model(RADIOModel, checkpoint, names, place, _resolve_dtype(dtype, checkpoint.config.dtype))
+    model.checkpoint_path, model.release = checkpoint.path, checkpoint.release
     _attach_text_towers(model, names, text_weights)
     return model
 
 
-def build_model(
-    checkpoint: Checkpoint, adaptors: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> RADIOModel:
-    """Build the model of a checkpoint that was read, in eval mode.
-
-    Raises:
-        CheckpointError: Its tensors do not fit its description; the message names them.
-    """
-    with torch.device("meta"):
-        model = RADIOModel(checkpoint.config, adaptors)
-    unused = tuple(f"adaptors.{a.name}." for a in checkpoint.config.adaptors if a.name not in adaptors)
-    tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(unused)}
-    model.checkpoint_path = checkpoint.path
-    return fill(model, tensors, device, dtype, str(checkpoint.path)).eval()
-
-
 def open_checkpoint(
     version_or_path: str | Path,
-    cache_dir: str | Path | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-    progress: bool = True,
+    options: DownloadOptions = DEFAULT_OPTIONS,
+    choices: Settings | None = None,
 ) -> Checkpoint:
-    """Find (and if needed download) a checkpoint and read it, without building a model. Arguments as `load_model`.
+    """Find (and if needed download) a checkpoint and read it, without building a model.
+
+    Args:
+        version_or_path: As for `load_model`.
+        options: How to download what is not here.
+        choices: The user's settings, which come before the file's and the catalog's.
 
     Raises:
-        ValueError: An unknown version.
+        ValueError: An unknown version, or a choice that makes no sense for the model.
         CheckpointError: The file is damaged, unsafe or does not describe a RADIO model.
         DownloadError: The file is not in the cache and cannot be fetched.
     """
@@ -145,18 +119,17 @@ def open_checkpoint(
             "downloaded"
         )
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
-        return read_checkpoint(name)
-    options = (cache_dir, revision, local_files_only, token, progress)
-    release = find_release(name)
+        return read_checkpoint(name, choices=choices)
+    release = find_release(name) if "/" in name else get_release(name)
     if release is not None and not release.supported:
         raise CheckpointError(
             f"{release.version} (a convolutional hybrid) is not supported; use a ViT version"
         )
-    if "/" in name:
-        license = release.license if release else None
-        return read_checkpoint(download_repository(name, *options, license=license), release)
-    release = get_release(name)
-    return read_checkpoint(download_release(release, *options), release)
+    if release is None or "/" in name:
+        path = download_repository(name, options, license=release.license if release else None)
+    else:
+        path = download_release(release, options)
+    return read_checkpoint(path, release, choices)
 
 
 def _exists(name: str) -> bool:
@@ -174,35 +147,23 @@ def _looks_like_a_path(name: str) -> bool:
     )
 
 
-def _with_choices(config: RadioConfig, **choices: int | bool | None) -> RadioConfig:
-    """The description with the caller's choices in place of the version's."""
-    chosen: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
-    for name, value in chosen.items():
+def _choices(**given: Any) -> Settings:
+    """The caller's settings, if each has the right type."""
+    for name, value in given.items():
         kind, wanted = (
             (bool, "True or False") if name == "pos_embed_align_corners" else (int, "a whole number")
         )
-        if type(value) is not kind:
+        if value is not None and type(value) is not kind:
             raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    window = chosen.get("vitdet_window_size")
-    if window is not None and window < 1:
-        raise ValueError(f"vitdet_window_size must be at least 1 patch, got {window}")
-    largest = config.max_resolution // config.patch_size
-    if window is not None and window > largest:
-        raise ValueError(
-            f"vitdet_window_size={window} makes windows of {window * config.patch_size} pixels, but the largest image "
-            f"of this model has {config.max_resolution}; at most {largest} patches"
-        )
-    if "vitdet_num_global" in chosen:
-        config = replace(config, vitdet_num_windowed=None)
-    return replace(config, **chosen)
+    return Settings(**given)
 
 
-def _check_adaptors(config: RadioConfig, names: Sequence[str], source: str) -> None:
-    available = [adaptor.name for adaptor in config.adaptors]
+def _check_adaptors(checkpoint: Checkpoint, names: Sequence[str], source: str) -> None:
+    available = [adaptor.name for adaptor in checkpoint.config.adaptors]
     unknown = [name for name in names if name not in available]
     if not unknown:
         return
-    release = find_release(config.version)
+    release = checkpoint.release
     listed = [name for name in unknown if release is not None and name in release.adaptors]
     if listed and not available:
         assert release is not None
@@ -213,9 +174,9 @@ def _check_adaptors(config: RadioConfig, names: Sequence[str], source: str) -> N
     raise ValueError(f"unknown adaptor {unknown[0]!r}; {source} has: {', '.join(available) or 'no adaptors'}")
 
 
-def _warn_about_windows(config: RadioConfig) -> None:
-    release = find_release(config.version)
-    if config.vitdet_window_size and release is not None and not release.vitdet:
+def _warn_about_windows(checkpoint: Checkpoint) -> None:
+    release = checkpoint.release
+    if checkpoint.config.vitdet_window_size and release is not None and not release.vitdet:
         logger.warning(
             "%s was not trained with ViTDet windows; expect lower quality with them", release.version
         )
@@ -236,10 +197,10 @@ def _resolve_device(device: str | torch.device) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def _dtype(config: RadioConfig, dtype: str | torch.dtype) -> torch.dtype:
+def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, got {dtype}")
-    name = config.dtype if dtype == "auto" else str(dtype).removeprefix("torch.")
+    name = of_checkpoint if dtype == "auto" else str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
         raise ValueError(f"unknown dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from radio.catalog import Release
 from radio.checkpoints import write_hub_repo
 from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
@@ -33,9 +34,11 @@ class RADIOModel(RADIONetwork[OutputT]):
 
     Attributes:
         checkpoint_path: The file or folder that the weights came from.
+        release: The catalog's row of the version, or None for weights of no released version.
     """
 
     checkpoint_path: Path
+    release: Release | None = None
 
     def resize(self, image: ImageInput, size: SizeSpec = None) -> Tensor:
         """One image at a size that this model supports. Everything that runs the model on images resizes here.

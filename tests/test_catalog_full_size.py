@@ -11,8 +11,8 @@ from released import ARCHITECTURES, OTHER_LAYOUTS, VERSIONS, make_checkpoint
 
 from radio import RELEASES, RADIOModel, load_model
 from radio.checkpoints import read_checkpoint
+from radio.checkpoints.build import build_model
 from radio.checkpoints.describe import ATTENTION_HEADS
-from radio.loading import build_model
 
 ROWS = {release.version: release for release in RELEASES if release.supported}
 QUICK = ("radio_v2.5-b", "radio_v2.5-l", "c-radio_v3-b", "c-radio_v4-so400m")
@@ -60,7 +60,7 @@ def test_version_at_full_size(name: str, tmp_path: Path) -> None:
     make_checkpoint(path, version, repeat_blocks=True, dtype=torch.bfloat16)
     with PeakMemory() as loading:
         checkpoint = read_checkpoint(path, release)
-        model = build_model(checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16)
+        model = build_model(RADIOModel, checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16)
     assert loading.peak < 0.05 * GIB
 
     assert _backbone_parameters(model) == release.parameters

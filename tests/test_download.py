@@ -29,7 +29,7 @@ def _run(code: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_version_is_downloaded_once_and_its_licence_shown_once(reference, tmp_path):
+def test_a_version_is_downloaded_once_and_its_license_shown_once(reference, tmp_path):
     code = "m = load_model('radio_v2.5-b', device='cpu'); print(m.config.version, m.config.pos_embed_align_corners)"
     with hub_server({RELEASE: reference / "v2_5" / "checkpoint.pth.tar"}) as (address, requests):
         first = _run(code, tmp_path, HF_ENDPOINT=address)

@@ -99,7 +99,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         feature_normalizer="feature_normalizer.tx" in tensors,
         intermediate_normalizer=_intermediate_normalizer(tensors),
         dtype=_dtype(args, source),
-        **_repository_fields(repository, patch_size, source),
+        version=_version(repository, patch_size, source),
     )
     return config, tensors
 
@@ -248,25 +248,11 @@ def _dtype(args: Mapping[str, Any], source: str) -> str:
     return name
 
 
-def _repository_fields(given: Mapping[str, Any], patch_size: int, source: str) -> dict[str, Any]:
-    """What only a Hub repository's config.json says; a torch file leaves the defaults."""
-    fields: dict[str, Any] = {}
-    if isinstance(given.get("version"), str):
-        fields["version"] = given["version"]
+def _version(given: Mapping[str, Any], patch_size: int, source: str) -> str:
+    """The version that a Hub repository's config.json names; its patch size must be the tensors'."""
     if given.get("patch_size") not in (None, patch_size):
         raise CheckpointError(
             f"{source}: config.json says patch_size {brief(given['patch_size'])}, the tensors say {patch_size}"
         )
-    for name in ("max_resolution", "vitdet_window_size", "vitdet_num_global", "vitdet_num_windowed"):
-        if given.get(name) is not None:
-            fields[name] = whole_number(given[name], name, source)
-    if given.get("preferred_resolution") is not None:
-        height, width = (
-            whole_number(side, "preferred_resolution", source) for side in given["preferred_resolution"]
-        )
-        fields["preferred_resolution"] = (height, width)
-    if given.get("pos_embed_align_corners") is not None:
-        if not isinstance(given["pos_embed_align_corners"], bool):
-            raise CheckpointError(f"{source}: pos_embed_align_corners must be true or false")
-        fields["pos_embed_align_corners"] = given["pos_embed_align_corners"]
-    return fields
+    version = given.get("version")
+    return version if isinstance(version, str) else ""

@@ -28,10 +28,10 @@ def refuse_malformed(source: str | Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except _MALFORMED as error:
-        raise CheckpointError(f"{source} does not describe a RADIO model ({summary(error)})") from error
+        raise CheckpointError(f"{source} does not describe a RADIO model ({short_reason(error)})") from error
 
 
-def summary(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """The kind of an error and the first line of its message, cut short."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
@@ -52,7 +52,7 @@ def refuse_placeholder(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({summary(error)})") from error
+        raise CheckpointError(f"{path} cannot be read ({short_reason(error)})") from error
     if not head:
         raise CheckpointError(f"{path} is empty; download it again")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):

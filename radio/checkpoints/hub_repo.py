@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from radio.checkpoints.guard import refuse_placeholder, summary
+from radio.checkpoints.guard import refuse_placeholder, short_reason
 from radio.checkpoints.raw import RawCheckpoint
 from radio.config import AdaptorConfig, HeadConfig, RadioConfig
 from radio.errors import CheckpointError
@@ -69,7 +69,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({summary(error)})") from error
+        raise CheckpointError(f"{path} is not valid JSON ({short_reason(error)})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(content).__name__}")
     return content
@@ -105,7 +105,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({summary(error)}); download it again"
+            f"{path} is damaged or not a safetensors file ({short_reason(error)}); download it again"
         ) from error
 
 

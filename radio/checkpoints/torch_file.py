@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, summary
+from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, short_reason
 from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
@@ -94,7 +94,7 @@ def _check_container(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(
-            f"{path} is not a zip-format torch file, or was cut short ({summary(error)}); download it again (a "
+            f"{path} is not a zip-format torch file, or was cut short ({short_reason(error)}); download it again (a "
             "'.safetensors' file needs its 'config.json' beside it; a file in torch's old format must be saved again "
             "with a current torch.save)"
         ) from error
@@ -126,7 +126,7 @@ def _load(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way inside torch's reader
         raise CheckpointError(
-            f"{path} is damaged or not a torch checkpoint ({summary(error)}); download it again"
+            f"{path} is damaged or not a torch checkpoint ({short_reason(error)}); download it again"
         ) from error
 
 

@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from radio.checkpoints import write_hub_repo
-    from radio.loading import build_model, open_checkpoint
+    from radio.checkpoints.build import build_model
+    from radio.loading import open_checkpoint
+    from radio.modeling.network import RADIONetwork
 
     output = Path(args.output)
     if output.exists() and not output.is_dir():
@@ -37,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{output} already holds a model; give another folder, or --overwrite")
     checkpoint = open_checkpoint(args.model)
     names = [adaptor.name for adaptor in checkpoint.config.adaptors]
-    build_model(checkpoint, names, torch.device("meta"), torch.float32)  # refuses tensors that do not fit
+    build_model(
+        RADIONetwork, checkpoint, names, torch.device("meta"), torch.float32
+    )  # refuses what does not fit
     write_hub_repo(output, checkpoint.config, checkpoint.tensors)
     written = (output / "model.safetensors").stat().st_size
     print_result(

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describe a model."""
     from radio.catalog import find_release
+    from radio.download import DownloadOptions
     from radio.errors import DownloadError
     from radio.loading import open_checkpoint
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         if release is not None and not release.supported:
             description = describe_release(release)
         else:
-            checkpoint = open_checkpoint(args.model, local_files_only=not args.download)
+            checkpoint = open_checkpoint(args.model, DownloadOptions(local_files_only=not args.download))
             description = describe_checkpoint(checkpoint, with_tensors=args.tensors)
     except DownloadError as error:
         if args.download:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_release(release: Release) -> dict[str, Any]:
-    """What the catalogue knows of a version whose weights are not on this machine."""
+    """What the catalog knows of a version whose weights are not on this machine."""
     absent = f"not on this machine ('radio info {release.version} --download' fetches them)"
     return {
         "version": release.version,
@@ -70,10 +71,7 @@ def describe_release(release: Release) -> dict[str, Any]:
 
 def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> dict[str, Any]:
     """What a checkpoint is: its description, the sizes of its parts and, if asked for, its tensors."""
-    from radio.catalog import find_release
-
-    config = checkpoint.config
-    release = find_release(config.version)
+    config, release = checkpoint.config, checkpoint.release
     sizes = Counter[str]()
     dtypes = Counter[str]()
     for name, tensor in checkpoint.tensors.items():

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
+from radio.checkpoints.fill import fill
 from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
@@ -71,7 +72,8 @@ def load_tower(model: str, pretrained: str, weights: Path | None) -> TextTower:
     module = _empty_tower(config, bool(quick_gelu), model)
     tensors = read_tensors(path, _is_wanted)
     logits = {name: tensors.pop(name) for name in _LOGIT_NAMES if name in tensors}
-    _fill(module, _tower_tensors(tensors), path)
+    fill(module, _tower_tensors(tensors), torch.device("cpu"), torch.float32, str(path))
+    module.requires_grad_(False).eval()
     scale = logits.get("logit_scale")
     bias = logits.get("logit_bias")
     return TextTower(
@@ -193,19 +195,3 @@ def _tower_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")
     }
     return nested or tensors
-
-
-def _fill(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
-        raise CheckpointError(
-            f"{path} does not hold this text tower: {name} is {found.get(name, 'missing')} in the file and "
-            f"{expected.get(name, 'absent')} in the model{more}"
-        )
-    module.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True, assign=True)
-    module.requires_grad_(False)
-    module.eval()

@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
+from radio.checkpoints.fill import fill
 from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
@@ -55,22 +56,14 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
     config = transformers.AutoConfig.from_pretrained(config_file.parent, local_files_only=True)
     tensors = _tensors(model, weights)
     scale, bias = (tensors.pop(name, None) for name in _LOGIT_NAMES)
-    try:
-        module, report = getattr(transformers, _CLASSES[kind]).from_pretrained(
-            None, config=config.text_config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
-        )
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{config_file.parent} does not hold the text tower it describes: {error}"
-        ) from error
-    wrong = sorted(report["missing_keys"] | report["unexpected_keys"])
-    if wrong:
-        raise CheckpointError(
-            f"{config_file.parent} does not hold the text tower it describes: {len(wrong)} tensors are missing or "
-            f"left over, such as {wrong[0]}"
-        )
-    module.requires_grad_(False)
-    module.eval()
+    text_config = config.text_config
+    with torch.device("meta"):
+        module = getattr(transformers, _CLASSES[kind])(text_config)
+    # The one buffer that no file holds: the numbers of the positions.
+    module.embeddings.position_ids = torch.arange(text_config.max_position_embeddings)[None]
+    own = {name.removeprefix("text_model."): value for name, value in tensors.items()}
+    fill(module, own, torch.device("cpu"), torch.float32, str(config_file.parent))
+    module.requires_grad_(False).eval()
     return TextTower(
         module=module,
         embed=_embedder(module),

@@ -322,7 +322,7 @@ def test_missing_files_are_named(folder, missing):
         ({"patch_size": 14}, "says patch_size 14, the tensors say 16"),
         ({"max_resolution": -1}, "max_resolution must be a whole number"),
         ({"max_resolution": float("nan")}, "max_resolution must be a whole number"),
-        ({"preferred_resolution": [768]}, "not enough values"),
+        ({"preferred_resolution": [768]}, "must be a height and a width, got .768."),
         ({"preferred_resolution": [0, 768]}, "preferred_resolution must be a whole number of at least 1"),
         ({"preferred_resolution": "large"}, "preferred_resolution|too many values"),
         ({"vitdet_window_size": 0}, "vitdet_window_size must be a whole number of at least 1"),

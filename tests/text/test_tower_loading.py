@@ -41,8 +41,8 @@ def test_a_siglip2_tower_for_an_adaptor_of_that_type(reference, text_towers):
     """The reference files have no siglip2 teacher; the tower itself is chosen by the teacher's type."""
     from dataclasses import replace
 
-    from radio.checkpoints import Checkpoint
-    from radio.loading import build_model, open_checkpoint
+    from radio.checkpoints.build import build_model
+    from radio.loading import open_checkpoint
     from radio.text import text_encoder_for
 
     checkpoint = open_checkpoint(reference / "v2_5" / "checkpoint.pth.tar")
@@ -51,8 +51,8 @@ def test_a_siglip2_tower_for_an_adaptor_of_that_type(reference, text_towers):
         replace(adaptor, teacher=teacher) if adaptor.name == "siglip" else adaptor
         for adaptor in checkpoint.config.adaptors
     )
-    changed = Checkpoint(replace(checkpoint.config, adaptors=adaptors), checkpoint.tensors, checkpoint.path)
-    model = build_model(changed, ["siglip"], torch.device("cpu"), torch.float32)
+    changed = replace(checkpoint, config=replace(checkpoint.config, adaptors=adaptors))
+    model = build_model(radio.RADIOModel, changed, ["siglip"], torch.device("cpu"), torch.float32)
     adaptor = model.adaptors["siglip"]
     adaptor.text = text_encoder_for(adaptor.teacher, text_towers["siglip2-g"])
     assert adaptor.encode_text(["A cat!"]).shape == (1, 36)

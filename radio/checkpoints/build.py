@@ -1,0 +1,39 @@
+"""Where files become models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from radio.checkpoints.checkpoint import Checkpoint
+from radio.checkpoints.fill import fill
+from radio.modeling.network import RADIONetwork
+
+Model = TypeVar("Model", bound=RADIONetwork)
+
+
+def build_model(
+    model_class: type[Model],
+    checkpoint: Checkpoint,
+    adaptors: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Model:
+    """Build the model of a checkpoint that was read, in eval mode.
+
+    Args:
+        model_class: `RADIONetwork`, or a class of it such as `radio.RADIOModel`.
+        checkpoint: What was read. Tensors of adaptors that are not built are left out.
+        adaptors: Names of the adaptors to build.
+        device, dtype: Where the weights go and what they become; those that fit already are not copied.
+
+    Raises:
+        CheckpointError: Its tensors do not fit its description; the message names them.
+    """
+    with torch.device("meta"):
+        model = model_class(checkpoint.config, adaptors)
+    unused = tuple(f"adaptors.{a.name}." for a in checkpoint.config.adaptors if a.name not in adaptors)
+    tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(unused)}
+    return fill(model, tensors, device, dtype, str(checkpoint.path)).eval()
