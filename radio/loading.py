@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, overload
 
 import torch
+from typing_extensions import Unpack
 
 from radio.catalog import find_release, get_release
 from radio.checkpoints import Checkpoint, read_checkpoint
@@ -17,6 +18,7 @@ from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, d
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
 from radio.modeling.adaptors import Adaptor
+from radio.modeling.outputs import RadioOutput
 from radio.text import has_text, text_encoder_for
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,37 @@ _DTYPES = {
 }
 
 
+class LoadOptions(TypedDict, total=False):
+    """The arguments of `load_model` that do not change what a call of the model gives, for type checkers."""
+
+    vitdet_window_size: int | None
+    vitdet_num_global: int | None
+    vitdet_num_windowed: int | None
+    pos_embed_align_corners: bool | None
+    text_weights: TextWeights | None
+    cache_dir: str | Path | None
+    revision: str | None
+    local_files_only: bool
+    token: str | bool | None
+    progress: bool
+
+
+@overload
+def load_model(
+    version_or_path: str | Path,
+    adaptors: None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    **options: Unpack[LoadOptions],
+) -> RADIOModel[RadioOutput]: ...
+@overload
+def load_model(
+    version_or_path: str | Path,
+    adaptors: str | Sequence[str],
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    **options: Unpack[LoadOptions],
+) -> RADIOModel[dict[str, RadioOutput]]: ...
 def load_model(
     version_or_path: str | Path,
     adaptors: str | Sequence[str] | None = None,
