@@ -10,6 +10,10 @@ Layout = Literal["cpe", "plain", "dinov2"]
 HeadKind = Literal["v1", "v2", "attn"]
 
 
+TEXT_TEACHERS = ("open_clip", "siglip2")
+"""The types of teachers that have a text tower."""
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """One adaptor head: the MLP (or attention head) between the backbone and a teacher's space.
@@ -56,6 +60,11 @@ class AdaptorConfig:
     summary: HeadConfig
     feature: HeadConfig
     teacher: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the teacher has a text tower."""
+        return self.teacher.get("type") in TEXT_TEACHERS
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from radio.checkpoints.settings import Settings
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
-from radio.modeling.adaptors import Adaptor
 from radio.modeling.outputs import RadioOutput
-from radio.text import has_text, text_encoder_for
+from radio.text import text_encoder_for
 
 logger = logging.getLogger(__name__)
 
@@ -241,9 +240,7 @@ def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:
 
 def _attach_text_towers(model: RADIOModel, names: Sequence[str], text_weights: TextWeights | None) -> None:
     """Give every text-aligned adaptor its text tower; nothing is loaded before it is used."""
-    assert model.adaptors is not None
-    adaptors = {name: model.adaptors[name] for name in names}
-    aligned = {name: a for name, a in adaptors.items() if isinstance(a, Adaptor) and has_text(a.teacher)}
+    aligned = {name: model.adaptors[name] for name in names if model.adaptors[name].has_text}
     listed = ", ".join(aligned) or "none"
     if text_weights is None:
         weights: Mapping[str, str | Path] = {}

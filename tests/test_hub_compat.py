@@ -175,7 +175,7 @@ def test_video_mode(checkpoint):
     """While training, the frames of a clip share one random crop of the position embeddings."""
     model = hub_load(checkpoint).train()
     frame = torch.rand(1, 3, 64, 64)
-    with torch.no_grad(), model.cpe_video_mode(t=3):
+    with model.cpe_video_mode(t=3):
         _, features = model(frame.expand(6, -1, -1, -1))
     assert torch.allclose(features[0], features[2], atol=1e-5)
     assert not torch.allclose(features[0], features[3], atol=1e-3)

@@ -78,10 +78,9 @@ def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
 
 def _choose_adaptor(model: str) -> str:
     from radio.loading import open_checkpoint
-    from radio.text import has_text
 
     adaptors = open_checkpoint(model).config.adaptors
-    names = [adaptor.name for adaptor in adaptors if has_text(adaptor.teacher)]
+    names = [adaptor.name for adaptor in adaptors if adaptor.has_text]
     if not names:
         raise ValueError(
             f"{model} has no text-aligned adaptor (it has: {', '.join(a.name for a in adaptors) or 'no adaptors'})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Sequence, ValuesView
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from radio.config import AdaptorConfig
+from radio.config import TEXT_TEACHERS, AdaptorConfig
 from radio.modeling.heads import AttentionHead, build_head
 from radio.modeling.kernels.attention import Attend, attend_all
 from radio.modeling.layout import TokenLayout, split
@@ -51,7 +51,10 @@ class Adaptor(nn.Module):
         upsample_factor: The feature map is this much finer than the patch grid along each side.
         teacher: The teacher's entry of the checkpoint.
         text: The teacher's text tower, or None; loaded when it is first used.
+        has_text: Whether the teacher knows words. Only then there are ``tokenizer`` and ``encode_text``.
     """
+
+    has_text = False
 
     def __init__(self, config: AdaptorConfig) -> None:
         super().__init__()
@@ -111,13 +114,23 @@ class Adaptor(nn.Module):
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(next(self.head_mlp.parameters()).dtype)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("tokenizer", "encode_text"):
+            raise AttributeError(
+                f"adaptor {self.name!r} (teacher type {self.teacher.get('type')!r}) has no text tower; "
+                f"text-aligned adaptors are those of the teacher types {' and '.join(map(repr, TEXT_TEACHERS))}"
+            )
+        return super().__getattr__(name)
+
+
+class TextAdaptor(Adaptor):
+    """An adaptor whose teacher knows words as well."""
+
+    has_text = True
+
     @property
     def tokenizer(self) -> Callable[[list[str]], Tensor]:
-        """The teacher's tokenizer: ``tokenizer(list of str)`` → token ids (N, length).
-
-        Raises:
-            AttributeError: This teacher has no text tower.
-        """
+        """The teacher's tokenizer: ``tokenizer(list of str)`` → token ids (N, length)."""
         return self._text_encoder().tokenizer
 
     def encode_text(self, tokens: Tensor | Sequence[str], normalize: bool = False) -> Tensor:
@@ -129,20 +142,21 @@ class Adaptor(nn.Module):
 
         Returns:
             (N, D) float32, on this adaptor's device; the text tower moves there.
-
-        Raises:
-            AttributeError: This teacher has no text tower.
         """
         device = next(self.head_mlp.parameters()).device
         return self._text_encoder().encode_text(tokens, normalize=normalize, device=device)
 
     def _text_encoder(self) -> TextEncoder:
         if self.text is None:
-            raise AttributeError(
-                f"adaptor {self.name!r} (teacher type {self.teacher.get('type')!r}) has no text tower; "
-                "text-aligned adaptors are those of the teacher types 'open_clip' and 'siglip2'"
+            raise RuntimeError(
+                f"adaptor {self.name!r} was built without its text tower; radio.load_model gives it one"
             )
         return self.text
+
+
+def build_adaptor(config: AdaptorConfig) -> Adaptor:
+    """The adaptor that a description asks for."""
+    return TextAdaptor(config) if config.has_text else Adaptor(config)
 
 
 class AdaptorDict(nn.ModuleDict):

@@ -7,18 +7,19 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from radio.config import RadioConfig
 from radio.modeling.block import NORM_EPS, Block
 from radio.modeling.kernels.attention import Attend, attend_all
-from radio.modeling.layout import TokenLayout, concatenate, split
+from radio.modeling.layout import TokenLayout, concatenate
 from radio.modeling.outputs import Grid
 from radio.modeling.patch_generator import (
     PatchGenerator,
     PlainPatchEmbed,
-    flatten_patches,
     resize_plain_position_embedding,
 )
+from radio.modeling.timm_surface import TimmSurface
 from radio.modeling.token_merging.block_merger import BlockMerger
 from radio.modeling.windows import Windows
 
@@ -40,7 +41,7 @@ class Collector(Protocol):
         ...
 
 
-class Backbone(nn.Module):
+class Backbone(TimmSurface):
     """The ViT of every layout.
 
     Args:
@@ -49,8 +50,10 @@ class Backbone(nn.Module):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
+        self.embed_dim = config.embed_dim
         self.patch_size = config.patch_size
         self.grid_size = config.grid_size
+        self.grad_checkpointing = False
         self.num_cls_tokens = config.num_cls_tokens
         self.num_prefix_tokens = config.num_prefix_tokens
         self.patch_generator: PatchGenerator | None = None
@@ -87,6 +90,11 @@ class Backbone(nn.Module):
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
 
+    @property
+    def vit(self) -> Backbone:
+        """This one."""
+        return self
+
     def forward(
         self,
         x: Tensor | Sequence[Tensor],
@@ -110,7 +118,7 @@ class Backbone(nn.Module):
         images = [x] if isinstance(x, Tensor) else x
         layout = TokenLayout(self.num_prefix_tokens, [self._grid(image, side or 1) for image in images], side)
         restore = layout.to_raster_order if merger is None else merger.expand
-        tokens = layout.to_window_order(self.embed(x, layout))
+        tokens = layout.to_window_order(self.embed(x))
         waiting: Tensor | None = None  # the prefix tokens, while blocks run within windows
         for i, block in enumerate(self.blocks):
             windowed = windows is not None and windows.schedule[i]
@@ -121,7 +129,7 @@ class Backbone(nn.Module):
             if merger is not None:
                 tokens = merger.run_block(i, block, tokens)
             else:
-                tokens = _run_block(block, tokens, attend_all if windowed else layout.attend)
+                tokens = self._run_block(block, tokens, attend_all if windowed else layout.attend)
             if collector is not None and collector.wants(i):
                 whole = tokens if waiting is None else layout.merge_windows(waiting, tokens)
                 collector.add(i, restore(whole), layout)
@@ -129,24 +137,12 @@ class Backbone(nn.Module):
                     return restore(whole), layout
         return restore(tokens if waiting is None else layout.merge_windows(waiting, tokens)), layout
 
-    def embed(self, x: Tensor | Sequence[Tensor], layout: TokenLayout | None = None) -> Tensor:
-        """Tokens before the first block, of normalized images; a batch needs no layout."""
-        if isinstance(x, Tensor):
-            return self._embed_plain(x) if self.patch_generator is None else self.patch_generator(x)
-        assert layout is not None
-        return self._embed_list(x, layout)
-
-    def _embed_list(self, images: Sequence[Tensor], layout: TokenLayout) -> Tensor:
-        """Tokens of images of different sizes; one projection for all their patches."""
-        generator = self.patch_generator
-        if generator is None or self.training:
-            return concatenate([self.embed(image.unsqueeze(0)) for image in images])
-        patches = concatenate([flatten_patches(image.unsqueeze(0), self.patch_size) for image in images])
-        parts = []
-        embedded = split(generator.embedder(patches), layout.patch_counts)
-        for image, grid in zip(embedded, layout.grids, strict=True):
-            parts += [generator.cls_token.token.unsqueeze(0), image + generator.position_embedding(grid)]
-        return torch.cat(parts, dim=1)
+    def embed(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Tokens before the first block, of normalized images as in `forward`."""
+        if self.patch_generator is not None:
+            return self.patch_generator(x)
+        images = [x] if isinstance(x, Tensor) else [image.unsqueeze(0) for image in x]
+        return concatenate([self._embed_plain(image) for image in images])
 
     def _embed_plain(self, x: Tensor) -> Tensor:
         patches = self.patch_embed(x)
@@ -160,25 +156,42 @@ class Backbone(nn.Module):
             return torch.cat([cls_token, patches], dim=1) + positions
         return torch.cat([cls_token, patches + positions], dim=1)
 
+    def _run_block(self, block: nn.Module, tokens: Tensor, attend: Attend) -> Tensor:
+        """Where all tokens see each other a block is called with them alone, so that users can put one of theirs
+        there."""
+        inputs = (tokens,) if attend is attend_all else (tokens, attend)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
     def _grid(self, x: Tensor, window: int = 1) -> Grid:
         """Patches down and across, written as whole windows so that a traced graph can divide them again."""
         step = self.patch_size * window
         return x.shape[-2] // step * window, x.shape[-1] // step * window
 
 
-def _run_block(block: nn.Module, tokens: Tensor, attend: Attend) -> Tensor:
-    """Where all tokens see each other a block is called with them alone, so that users can put one of theirs there."""
-    return block(tokens) if attend is attend_all else block(tokens, attend)
-
-
-class DINOv2Backbone(nn.Module):
+class DINOv2Backbone(TimmSurface):
     """The DINOv2 layout keeps the ViT under ``inner``; the released names say so."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         self.inner = Backbone(config)
 
+    def forward(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, TokenLayout]:
+        """As the ViT inside."""
+        return self.inner(x)
+
+    @property
+    def vit(self) -> Backbone:
+        """The ViT inside."""
+        return self.inner
+
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks."""
         return self.inner.blocks
+
+    @property
+    def embed_dim(self) -> int:
+        """Width C of the tokens."""
+        return self.inner.embed_dim

@@ -43,11 +43,12 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, norm: bool) -> None:
         super().__init__()
         self.fc1 = AdaptiveLinear(dim, hidden_dim)
+        self.act = nn.GELU()
         self.norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
         self.fc2 = AdaptiveLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(F.gelu(self.fc1(x))))
+        return self.fc2(self.norm(self.act(self.fc1(x))))
 
 
 class SwiGLU(nn.Module):
@@ -64,7 +65,12 @@ class SwiGLU(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017) through the fastest kernel at hand."""
+    """Multi-head self-attention (Vaswani et al. 2017) through the fastest kernel at hand.
+
+    It has timm's attributes, so that code which takes `qkv`, the norms and `proj` apart works on it.
+    """
+
+    fused_attn = True
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -74,7 +80,9 @@ class Attention(nn.Module):
         self.qkv = AdaptiveLinear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = nn.Identity()
         self.k_norm = nn.Identity()
+        self.attn_drop = nn.Identity()
         self.proj = AdaptiveLinear(dim, dim)
+        self.proj_drop = nn.Identity()
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens, each (B, heads, N, head_dim)."""
@@ -123,9 +131,11 @@ class Block(nn.Module):
         self.norm1 = _norm(dim, norm_scale)
         self.attn = Attention(dim, num_heads, qkv_bias)
         self.ls1 = LayerScale(dim) if layer_scale else nn.Identity()
+        self.drop_path1: nn.Module = nn.Identity()
         self.norm2 = _norm(dim, norm_scale)
         self.mlp = SwiGLU(dim, mlp_dim) if swiglu else Mlp(dim, mlp_dim, mlp_norm)
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
+        self.drop_path2: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
         """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
@@ -142,18 +152,18 @@ class Block(nn.Module):
         """
         normed = self.norm1(x)
         if attend is attend_all:
-            return x + self.ls1(self.attn(normed))
+            return x + self.drop_path1(self.ls1(self.attn(normed)))
         if not isinstance(self.attn, Attention) and not _takes_attend(self.attn):
             raise TypeError(
                 f"block.attn is a {type(self.attn).__name__} that takes tokens alone; a list of images of several "
                 "sizes, and tome=, need one whose forward(x, attend) calls attend(q, k, v), as that of "
                 "radio.modeling.block.Attention does"
             )
-        return x + self.ls1(self.attn(normed, attend))
+        return x + self.drop_path1(self.ls1(self.attn(normed, attend)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: the MLP on every token of (B, N, C), added to it."""
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 def _takes_attend(module: nn.Module) -> bool:

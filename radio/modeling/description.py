@@ -25,7 +25,10 @@ class DescribedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are; for weights that accelerate keeps elsewhere, where they are computed with."""
+        hook = getattr(self, "_hf_hook", None)
+        if hook is not None and hook.execution_device is not None:
+            return torch.device(hook.execution_device)
         return next(self.parameters()).device
 
     @property
@@ -37,6 +40,11 @@ class DescribedModel(nn.Module):
     def patch_size(self) -> int:
         """Side P of a patch, in pixels."""
         return self.config.patch_size
+
+    @property
+    def _patch_size(self) -> int:
+        """`patch_size` under the name that some integrations read."""
+        return self.patch_size
 
     @property
     def embed_dim(self) -> int:

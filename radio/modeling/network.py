@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from radio.config import RadioConfig
-from radio.modeling.adaptors import Adaptor, AdaptorDict
+from radio.modeling.adaptors import AdaptorDict, build_adaptor
 from radio.modeling.assembly import SummaryRule, assemble_layer, assemble_outputs
 from radio.modeling.backbone import Backbone, DINOv2Backbone
 from radio.modeling.input_conditioner import InputConditioner
+from radio.modeling.input_warnings import InputWarnings
 from radio.modeling.inputs import batches_of_one, check_choice, check_images, divide_into_passes
 from radio.modeling.intermediates import Aggregation, AlphaScheme, IntermediateCollector, resolve_indices
 from radio.modeling.layout import TokenLayout
@@ -65,9 +66,10 @@ class RADIONetwork(TypedModel[OutputT]):
             if config.intermediate_normalizer
             else None
         )
-        self.adaptors = AdaptorDict({name: Adaptor(config.adaptor(name)) for name in adaptor_names})
+        self.adaptors = AdaptorDict({name: build_adaptor(config.adaptor(name)) for name in adaptor_names})
         self.window_size = config.vitdet_window_size
         self.summary_idxs = config.summary_idxs
+        self._warnings = InputWarnings()
         self._schedule = window_schedule(config.depth, config.vitdet_num_global, config.vitdet_num_windowed)
 
     @property
@@ -77,7 +79,7 @@ class RADIONetwork(TypedModel[OutputT]):
     @property
     def backbone(self) -> Backbone:
         """The ViT itself, whatever the layout."""
-        return self.model.inner if isinstance(self.model, DINOv2Backbone) else self.model
+        return self.model.vit
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -222,6 +224,8 @@ class RADIONetwork(TypedModel[OutputT]):
         tome: InNetworkMerging | None,
     ) -> None:
         check_choice("feature format", feature_fmt, ("NLC", "NCHW"))
+        if self.training and self.backbone.patch_generator is not None:
+            self._warnings.check_mode(self)
         check_merging(merge, tome, feature_fmt, isinstance(x, Tensor), self.window_size is not None)
 
     def _passes(
@@ -241,6 +245,9 @@ class RADIONetwork(TypedModel[OutputT]):
     def _conditioned(self, x: Tensor) -> Tensor:
         windows = f" (patch {self.patch_size} x ViTDet window {self.window_size})" if self.window_size else ""
         check_images(x, self.min_resolution_step, self.get_nearest_supported_resolution, windows)
+        if not isinstance(self.input_conditioner, InputConditioner):  # the caller has normalized
+            return self.input_conditioner(x).to(self.dtype)
+        self._warnings.check_pixels(x)
         return self.input_conditioner(x)
 
     def _block_merger(
@@ -250,7 +257,7 @@ class RADIONetwork(TypedModel[OutputT]):
             return None
         batch = images.shape[0] if isinstance(images, Tensor) else 1
         grids = self._grids([images] if isinstance(images, Tensor) else images)
-        return BlockMerger(tome, len(self.blocks), self.num_summary_tokens, grids, batch, self.device)
+        return BlockMerger(tome, len(self.blocks), self.num_summary_tokens, grids, batch, images[0].device)
 
     def _grids(self, images: Sequence[Tensor]) -> list[Grid]:
         return [(x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size) for x in images]

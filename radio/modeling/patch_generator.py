@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from radio.modeling.kernels.adaptive_linear import AdaptiveLinear
+from radio.modeling.layout import concatenate, split
 
 
 def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
@@ -25,6 +26,10 @@ class PrefixTokens(nn.Module):
     def __init__(self, num_tokens: int, dim: int) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.empty(num_tokens, dim))
+
+    def forward(self, batch: int) -> Tensor:
+        """The tokens of every image of a batch, (B, T, C)."""
+        return self.token.expand(batch, -1, -1)
 
 
 class PatchGenerator(nn.Module):
@@ -76,25 +81,29 @@ class PatchGenerator(nn.Module):
         finally:
             self.frames_per_clip = before
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens of normalized images.
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Tokens of normalized images; one projection for the patches of all of them.
 
         Args:
-            x: (B, 3, H, W), H and W multiples of the patch size.
+            x: A batch (B, 3, H, W), or a list of (3, H, W), each of its own size; sides are multiples of the patch
+                size.
 
         Returns:
-            (B, T + L, C): the prefix tokens, then the patches in raster order.
+            (B, T + L, C): the prefix tokens, then the patches in raster order; for a list (1, sum of (T + L), C).
         """
-        grid = (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
-        patches = self.embed_patches(flatten_patches(x, self.patch_size), grid)
-        return torch.cat([self.cls_token.token.expand(x.shape[0], -1, -1), patches], dim=1)
-
-    def embed_patches(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Project patches (B, L, 3·P·P) of one grid to the model's width and add their position embedding."""
-        embedded = self.embedder(patches)
-        if self.training:
-            return embedded + self._random_position_embedding(patches.shape[0], grid)
-        return embedded + self.position_embedding(grid)
+        images = [x] if isinstance(x, Tensor) else [image.unsqueeze(0) for image in x]
+        patches = [flatten_patches(image, self.patch_size) for image in images]
+        embedded = split(self.embedder(concatenate(patches)), [part.shape[1] for part in patches])
+        parts = []
+        for image, part in zip(images, embedded, strict=True):
+            grid = (image.shape[2] // self.patch_size, image.shape[3] // self.patch_size)
+            positions = (
+                self._random_position_embedding(image.shape[0], grid)
+                if self.training
+                else self.position_embedding(grid)
+            )
+            parts += [self.cls_token(image.shape[0]), part + positions]
+        return torch.cat(parts, dim=1)
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor:
         """The position embedding of a grid (h, w) at inference, (1, h·w, C).

@@ -3,6 +3,6 @@
 Nothing here imports open_clip or transformers until a tower is used for the first time.
 """
 
-from radio.text.encoder import LazyTextEncoder, has_text, text_encoder_for
+from radio.text.encoder import LazyTextEncoder, text_encoder_for
 
-__all__ = ["LazyTextEncoder", "has_text", "text_encoder_for"]
+__all__ = ["LazyTextEncoder", "text_encoder_for"]

@@ -12,15 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from radio.config import TEXT_TEACHERS
 from radio.errors import CheckpointError
 from radio.text.tower import TextTower, Tokenizer
-
-_TYPES = ("open_clip", "siglip2")
-
-
-def has_text(teacher: Mapping[str, Any]) -> bool:
-    """Whether a teacher (an entry of ``args.teachers``) has a text tower that can be loaded."""
-    return teacher.get("type") in _TYPES
 
 
 def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = None) -> LazyTextEncoder:
@@ -39,9 +33,9 @@ def text_encoder_for(teacher: Mapping[str, Any], weights: str | Path | None = No
     """
     kind = teacher.get("type")
     name = teacher.get("name", "?")
-    if kind not in _TYPES:
+    if kind not in TEXT_TEACHERS:
         raise ValueError(
-            f"teacher {name!r} is of type {kind!r}, which has no text tower; with text: {', '.join(_TYPES)}"
+            f"teacher {name!r} is of type {kind!r}, which has no text tower; with text: {', '.join(TEXT_TEACHERS)}"
         )
     path = None if weights is None else Path(weights).expanduser()
     if path is not None and not path.exists():

@@ -137,9 +137,9 @@ def test_training_crops_stay_inside_the_grid_and_vary_in_scale(model):
         generator.pos_embed[0, :, 1] = ys.flatten()
     generator.train()
     torch.manual_seed(0)
-    patches = torch.zeros(500, 8 * 8, 768)
+    images = torch.zeros(500, 3, 128, 128)
     with torch.no_grad():
-        crops = generator.embed_patches(patches, (8, 8)) - generator.embedder(patches)
+        crops = generator(images)[:, generator.num_skip :]
     corners = crops.detach().reshape(500, 8, 8, -1)[..., :2]
     low, high = corners[:, 0, 0], corners[:, -1, -1]
     extent = high - low

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from text_towers import open_clip_config, open_clip_folder
 
 from radio.errors import CheckpointError, DownloadError, MissingExtraError
-from radio.text import has_text, text_encoder_for
+from radio.text import text_encoder_for
 from radio.text.canonical import canonicalize
 
 CLIP = {"name": "clip", "type": "open_clip", "model": "ViT-H-14-378-quickgelu", "pretrained": "dfn5b"}
@@ -208,11 +208,6 @@ def test_identity_changes_with_the_weights(tmp_path):
     state = load_file(folder / "open_clip_model.safetensors")
     save_file({name: value + 1 for name, value in state.items()}, folder / "open_clip_model.safetensors")
     assert before != text_encoder_for(CLIP, folder).identity
-
-
-def test_which_teachers_have_text():
-    assert has_text(CLIP) and has_text(SIGLIP2_G)
-    assert not has_text({"name": "sam", "type": "sam", "model": "vit-h"})
 
 
 def test_unknown_towers_list_the_known_ones():

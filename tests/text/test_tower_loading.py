@@ -33,8 +33,15 @@ def test_adaptors_encode_text_in_their_summary_space(checkpoint, text_towers):
         assert text.shape[1] == output[name].summary.shape[1]
         torch.testing.assert_close(text.norm(dim=-1), torch.ones(2))
         assert torch.equal(adaptor.encode_text(["a cat", "a dog"], normalize=True), text)
+    assert [name for name, adaptor in model.adaptors.items() if adaptor.has_text] == ["clip", "siglip"]
+    assert [name for name, adaptor in model.adaptors.items() if hasattr(adaptor, "encode_text")] == [
+        "clip",
+        "siglip",
+    ]
     with pytest.raises(AttributeError, match=r"'sam'.*no text tower"):
         model.adaptors["sam"].encode_text(["a cat"])
+    with pytest.raises(AttributeError, match=r"'sam'.*no text tower"):
+        model.adaptors["sam"].tokenizer(["a cat"])
 
 
 def test_a_siglip2_tower_for_an_adaptor_of_that_type(reference, text_towers):

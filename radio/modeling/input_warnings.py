@@ -1,0 +1,80 @@
+"""Mistakes that give plausible nonsense in silence: said once for each model, and never while a graph is traced."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ROUNDING = 0.02
+"""Resizing filters overshoot a little."""
+
+
+class InputWarnings:
+    """What was said already about one model."""
+
+    def __init__(self) -> None:
+        self._pixels_checked = False
+        self._mode_checked = False
+
+    def check_pixels(self, x: Tensor) -> None:
+        """Warn about pixels (B, 3, H, W) outside of [0, 1].
+
+        Every batch on a CPU is looked at until one is wrong; on other devices only the first one, since looking waits
+        for the device.
+        """
+        if self._pixels_checked or _is_traced(x) or not x.numel():
+            return
+        low, high = float(x.amin()), float(x.amax())
+        self._pixels_checked = x.device.type != "cpu"
+        if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+            return
+        self._pixels_checked = True
+        if low >= -_ROUNDING and high > 2:
+            mistake = "divide pixels of 0 to 255 by 255"
+        elif low < 0:
+            mistake = "give pixels that are not normalized: the model does that itself"
+        else:
+            mistake = "scale them"
+        warnings.warn(
+            f"the model takes pixels in [0, 1], and got values from {low:.3g} to {high:.3g}; {mistake}, or use "
+            "model.encode(...), which checks them (said once for this model)",
+            stacklevel=_frames_to_caller(),
+        )
+
+    def check_mode(self, model: nn.Module) -> None:
+        """Warn about a model in training mode, with random crops of its position embeddings, if it is not trained."""
+        if self._mode_checked or torch.compiler.is_compiling():
+            return
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):
+            return
+        self._mode_checked = True
+        warnings.warn(
+            "the model is in training mode without training: position embeddings are cropped at random, so features "
+            "differ from call to call; call model.eval() after detector.train() (said once for this model)",
+            stacklevel=_frames_to_caller(),
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InputWarnings:
+        return InputWarnings()
+
+
+def _frames_to_caller() -> int:
+    """Frames from `warnings.warn` to the code that called the model, past this library and PyTorch."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "radio",
+        "torch",
+    ):
+        frame, count = frame.f_back, count + 1
+    return count
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether the values cannot or must not be read: graphs, tensors without data, transforms of torch.func."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type == "meta":
+        return True
+    return type(x) not in (Tensor, nn.Parameter) or torch._C._functorch.maybe_get_level(x) != -1
