@@ -211,14 +211,19 @@ def make_checkpoint(
         spectral_heads=False,
         **version.args,
     )
-    shapes = _backbone(version, architecture, cpe_max_size) | _head_shapes(version, architecture.width, small)
+    shapes = backbone_shapes(version, architecture, cpe_max_size) | _head_shapes(
+        version, architecture.width, small
+    )
     state = _fill(shapes, dtype or version.dtype, repeat_blocks)
     content = {"arch": version.architecture, "epoch": 300, "args": args, "state_dict": state}
     torch.save(content, path)
     return content
 
 
-def _backbone(version: Version, architecture: Architecture, cpe_max_size: int | None) -> dict[str, Shape]:
+def backbone_shapes(
+    version: Version, architecture: Architecture, cpe_max_size: int | None
+) -> dict[str, Shape]:
+    """The tensors of a version's backbone under their released names."""
     width, patch = architecture.width, architecture.patch
     root = "base_model.inner." if architecture.dinov2 else "base_model."
     tokens = version.num_cls_tokens + version.registers

@@ -1,0 +1,275 @@
+"""A RADIO network with the surface of timm's vision transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from radio.modeling.backbone import Windows
+from radio.modeling.intermediates import IntermediateCollector, resolve_indices
+from radio.modeling.network import RADIONetwork
+from radio.modeling.windows import window_schedule
+
+Pool = Literal["token", "avg", ""]
+_POOLS = ("token", "avg", "")
+
+
+class RADIOViT(nn.Module):
+    """A RADIO network with the methods and attributes of timm's vision transformers.
+
+    Args:
+        network: The network; its adaptors are not used.
+        num_classes: Width of the linear classifier, 0 for none.
+        global_pool: What `forward_head` classifies: ``"token"`` for the summary, ``"avg"`` for the mean of the patches,
+            ``""`` for all tokens.
+        in_chans: Always 3.
+        img_size: The size that the data pipeline should use, one side or height and width. The model itself takes any
+            multiple of its patch size.
+        drop_rate: Dropout before the classifier.
+
+    Attributes:
+        radio_model: The network.
+        num_features, embed_dim: Width C of the tokens.
+        head_hidden_size: Width of what is classified: the summary's, or C.
+        num_prefix_tokens: Class tokens and registers before the patches.
+        feature_info: Every block's width and stride.
+
+    Raises:
+        ValueError: Another number of channels, a size that the model cannot take, or an unknown pooling.
+    """
+
+    def __init__(
+        self,
+        network: RADIONetwork,
+        num_classes: int = 0,
+        global_pool: Pool = "token",
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if in_chans != 3:
+            raise ValueError(f"RADIO models take RGB images; in_chans must be 3, got {in_chans}")
+        self.radio_model = network
+        if img_size is not None:
+            self._check_size(*((img_size, img_size) if isinstance(img_size, int) else img_size))
+        config = network.config
+        self.in_chans = in_chans
+        self.num_features = self.embed_dim = config.embed_dim
+        self.num_prefix_tokens = config.num_prefix_tokens
+        self.num_reg_tokens = config.num_registers
+        self.feature_info = [
+            {
+                "module": f"radio_model.model.blocks.{i}",
+                "num_chs": config.embed_dim,
+                "reduction": config.patch_size,
+            }
+            for i in range(config.depth)
+        ]
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.radio_model.blocks
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what `forward_head` classifies."""
+        return self.radio_model.summary_dim if self.global_pool == "token" else self.embed_dim
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier, an identity when there are no classes."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: Pool | None = None) -> None:
+        """Put a new linear classifier in place, or none for 0 classes.
+
+        Raises:
+            ValueError: An unknown pooling.
+        """
+        if global_pool is not None:
+            if global_pool not in _POOLS:
+                raise ValueError(f"unknown global_pool {global_pool!r}; allowed: 'token', 'avg', ''")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        weight = next(self.radio_model.backbone.parameters())
+        self.head = (
+            nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, 3, H, W) in [0, 1]; without classes, what would be classified."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tokens (B, T + L, C) of images (B, 3, H, W) in [0, 1]: prefix tokens, then patches in reading order.
+
+        Raises:
+            ValueError: Height or width is not a multiple of the patch size (times the window).
+        """
+        return self._finish(self._run(x))
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the tokens of `forward_features` and classify them; with `pre_logits`, pool only."""
+        pooled = self.head_drop(self.pool(tokens))
+        return pooled if pre_logits else self.head(pooled)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The summary (B, D), the mean of the patches (B, C), or the tokens as they are, as `global_pool` says."""
+        if self.global_pool == "":
+            return tokens
+        config = self.radio_model.config
+        if self.global_pool == "avg" or config.summary_pool == "mean":
+            return self._split(tokens)[1].mean(dim=1)
+        return tokens[:, list(config.summary_idxs)].flatten(1)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Outputs of intermediate blocks, as timm's models return them.
+
+        Args:
+            x: Images (B, 3, H, W) in [0, 1].
+            indices: None for all blocks, n for the last n, or block numbers; negative ones count from the end.
+            return_prefix_tokens: Return pairs of the patches and the prefix tokens (B, T, C).
+            norm: Apply the final norm to each.
+            stop_early: Do not run blocks after the last one taken; without them there is no final output, so this
+                counts only with `intermediates_only`, where it is always done.
+            output_fmt: ``"NCHW"`` for maps (B, C, H/P, W/P), ``"NLC"`` for (B, L, C).
+            intermediates_only: Return the list alone, instead of a pair of the output of `forward_features` and it.
+
+        Raises:
+            ValueError: An unknown format, a block that is not there, or a size that does not fit.
+        """
+        if str(getattr(output_fmt, "value", output_fmt)) not in ("NCHW", "NLC"):
+            raise ValueError(f"unknown output_fmt {output_fmt!r}; allowed: NCHW, NLC")
+        backbone = self.radio_model.backbone
+        count, grid = len(self.blocks), self._grid(x)
+        number = torch.arange(self.num_prefix_tokens + grid[0] * grid[1], device=x.device)
+        collector = IntermediateCollector(
+            resolve_indices(indices, count),
+            count,
+            number < self.num_prefix_tokens,
+            self.radio_model.inter_feature_normalizer,
+            "sparse",
+            "post-alpha",
+            intermediates_only,
+        )
+        tokens = self._run(x, collector)
+        outputs = [backbone.norm(output) if norm else output for output in collector.outputs]
+        prefixes, patches = zip(*map(self._split, outputs), strict=True)
+        if output_fmt == "NCHW":
+            patches = tuple(each.transpose(1, 2).unflatten(2, grid).contiguous() for each in patches)
+        found = list(zip(patches, prefixes, strict=True)) if return_prefix_tokens else list(patches)
+        return found if intermediates_only else (self._finish(tokens), found)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the intermediates at `indices` do not need, and return their block numbers.
+
+        Raises:
+            ValueError: A block that is not there.
+        """
+        backbone = self.radio_model.backbone
+        taken = resolve_indices(indices, len(self.blocks))
+        backbone.blocks = backbone.blocks[: taken[-1] + 1]
+        if prune_norm:
+            backbone.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names by depth, for learning rates that decay from layer to layer."""
+        return {
+            "stem": r"^radio_model\.model\.(?:inner\.)?(?:patch_generator|patch_embed|cls_token|pos_embed)",
+            "blocks": [
+                (r"^radio_model\.model\.(?:inner\.)?blocks\.(\d+)", None),
+                (r"^radio_model\.model\.(?:inner\.)?norm", (99999,)),
+            ],
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay should leave alone: position embeddings and prefix tokens."""
+        names = ("pos_embed", "cls_token", "cls_token.token")
+        return {name for name, _ in self.named_parameters() if name.endswith(names)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass, to save memory.
+
+        Raises:
+            NotImplementedError: It is not there yet.
+        """
+        if enable:
+            raise NotImplementedError("gradient checkpointing is not supported by RADIO models")
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what this model's own `state_dict` gave.
+
+        Raises:
+            RuntimeError: The tensors are another model's. For a released RADIO file the message says how to load it.
+        """
+        if any(name.startswith(("base_model.", "radio_model.adaptors.")) for name in state_dict):
+            raise RuntimeError(
+                "these are the tensors of a released RADIO file; load it with timm.create_model(NAME, pretrained=True, "
+                "pretrained_cfg_overlay={'file': PATH}) instead of checkpoint_path"
+            )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _run(self, x: Tensor, collector: IntermediateCollector | None = None) -> Tensor:
+        """Tokens (B, T + L, C) before the final norm."""
+        network = self.radio_model
+        self._check_size(*x.shape[-2:])
+        return network.backbone(network.input_conditioner(x), self._windows(), collector)
+
+    def _windows(self) -> Windows | None:
+        network = self.radio_model
+        if network.window_size is None:
+            return None
+        config = network.config
+        schedule = window_schedule(config.depth, config.vitdet_num_global, config.vitdet_num_windowed)
+        return Windows(network.window_size, schedule)
+
+    def _finish(self, tokens: Tensor) -> Tensor:
+        tokens = self.radio_model.backbone.norm(tokens)
+        normalizer = self.radio_model.feature_normalizer
+        if normalizer is None:
+            return tokens
+        prefix, patches = self._split(tokens)
+        return torch.cat([prefix, normalizer(patches)], dim=1)
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
+
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        return x.shape[-2] // self.radio_model.patch_size, x.shape[-1] // self.radio_model.patch_size
+
+    def _check_size(self, height: int, width: int) -> None:
+        step = self.radio_model.min_resolution_step
+        if height % step or width % step or height < step or width < step:
+            nearest = self.radio_model.get_nearest_supported_resolution(height, width)
+            raise ValueError(
+                f"height and width must be multiples of {step}, got {height} x {width}; the nearest supported size is "
+                f"{nearest.height} x {nearest.width}"
+            )
