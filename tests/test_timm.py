@@ -191,7 +191,7 @@ def test_bad_requests_are_refused(reference: Path) -> None:
     with pytest.raises(ValueError, match="in_chans must be 3, got 1"):
         _create(_file(reference), in_chans=1)
     with pytest.raises(
-        ValueError, match="multiples of 16, got 100 x 100; the nearest supported size is 96 x 96"
+        ValueError, match="multiples of 16, got 100 x 100; the nearest supported resolution is 96 x 96"
     ):
         _create(_file(reference), img_size=100)
     assert _create(_file(reference), img_size=(64, 96), dynamic_img_size=True).in_chans == 3

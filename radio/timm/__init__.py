@@ -64,7 +64,7 @@ def _create(
     stored_by_timm = source.source in ("hf-hub", "local-dir") or source.state_dict or source.url
     device, dtype = device or "cpu", dtype or torch.float32
     if pretrained and not stored_by_timm:
-        network: RADIONetwork = load_model(
+        network: RADIONetwork[Any] = load_model(
             source.file or release.version,
             device=device,
             dtype=dtype,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,13 +17,13 @@ _CLIP_MEAN, _CLIP_STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
 @torch.no_grad()
-def random_network(config: RadioConfig) -> RADIONetwork:
+def random_network(config: RadioConfig) -> RADIONetwork[Any]:
     """A network without adaptors, initialized as vision transformers are (truncated normal, 0.02).
 
     It normalizes pixels as CLIP does; its feature normalizers change nothing.
     """
     with torch.device("meta"):
-        network = RADIONetwork(config)
+        network: RADIONetwork[Any] = RADIONetwork(config)
     network.to_empty(device="cpu")
     for parameter in network.parameters():
         nn.init.trunc_normal_(parameter, std=0.02)

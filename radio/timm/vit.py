@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from radio.modeling.backbone import Windows
+from radio.modeling.inputs import check_images
 from radio.modeling.intermediates import IntermediateCollector, resolve_indices
+from radio.modeling.layout import TokenLayout
 from radio.modeling.network import RADIONetwork
-from radio.modeling.windows import window_schedule
+from radio.modeling.outputs import to_format
 
 Pool = Literal["token", "avg", ""]
 _POOLS = ("token", "avg", "")
@@ -43,7 +44,7 @@ class RADIOViT(nn.Module):
 
     def __init__(
         self,
-        network: RADIONetwork,
+        network: RADIONetwork[Any],
         num_classes: int = 0,
         global_pool: Pool = "token",
         in_chans: int = 3,
@@ -55,7 +56,9 @@ class RADIOViT(nn.Module):
             raise ValueError(f"RADIO models take RGB images; in_chans must be 3, got {in_chans}")
         self.radio_model = network
         if img_size is not None:
-            self._check_size(*((img_size, img_size) if isinstance(img_size, int) else img_size))
+            height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+            probe = torch.empty(1, 3, height, width, device="meta")
+            check_images(probe, network.min_resolution_step, network.get_nearest_supported_resolution)
         config = network.config
         self.in_chans = in_chans
         self.num_features = self.embed_dim = config.embed_dim
@@ -118,7 +121,7 @@ class RADIOViT(nn.Module):
         Raises:
             ValueError: Height or width is not a multiple of the patch size (times the window).
         """
-        return self._finish(self._run(x))
+        return self._finish(self._run(x)[0])
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the tokens of `forward_features` and classify them; with `pre_logits`, pool only."""
@@ -129,10 +132,10 @@ class RADIOViT(nn.Module):
         """The summary (B, D), the mean of the patches (B, C), or the tokens as they are, as `global_pool` says."""
         if self.global_pool == "":
             return tokens
-        config = self.radio_model.config
-        if self.global_pool == "avg" or config.summary_pool == "mean":
+        network = self.radio_model
+        if self.global_pool == "avg" or network.config.summary_pool == "mean":
             return self._split(tokens)[1].mean(dim=1)
-        return tokens[:, list(config.summary_idxs)].flatten(1)
+        return tokens[:, network.summary_idxs.tolist()].flatten(1)
 
     def forward_intermediates(
         self,
@@ -161,24 +164,19 @@ class RADIOViT(nn.Module):
         """
         if str(getattr(output_fmt, "value", output_fmt)) not in ("NCHW", "NLC"):
             raise ValueError(f"unknown output_fmt {output_fmt!r}; allowed: NCHW, NLC")
-        backbone = self.radio_model.backbone
-        count, grid = len(self.blocks), self._grid(x)
-        number = torch.arange(self.num_prefix_tokens + grid[0] * grid[1], device=x.device)
+        network, depth = self.radio_model, len(self.blocks)
+        taken, normalizer = resolve_indices(indices, depth), network.inter_feature_normalizer
         collector = IntermediateCollector(
-            resolve_indices(indices, count),
-            count,
-            number < self.num_prefix_tokens,
-            self.radio_model.inter_feature_normalizer,
-            "sparse",
-            "post-alpha",
-            intermediates_only,
+            taken, depth, normalizer, "sparse", "post-alpha", stop_early=intermediates_only
         )
-        tokens = self._run(x, collector)
-        outputs = [backbone.norm(output) if norm else output for output in collector.outputs]
-        prefixes, patches = zip(*map(self._split, outputs), strict=True)
-        if output_fmt == "NCHW":
-            patches = tuple(each.transpose(1, 2).unflatten(2, grid).contiguous() for each in patches)
-        found = list(zip(patches, prefixes, strict=True)) if return_prefix_tokens else list(patches)
+        tokens, layout = self._run(x, collector)
+        outputs = [network.backbone.norm(output) if norm else output for output in collector.outputs]
+        found: list[Any] = []
+        for prefix, patches in map(self._split, outputs):
+            features = to_format(
+                patches, layout.grids[0], "NLC" if output_fmt == "NLC" else "NCHW"
+            ).contiguous()
+            found.append((features, prefix) if return_prefix_tokens else features)
         return found if intermediates_only else (self._finish(tokens), found)
 
     def prune_intermediate_layers(
@@ -237,19 +235,11 @@ class RADIOViT(nn.Module):
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _run(self, x: Tensor, collector: IntermediateCollector | None = None) -> Tensor:
-        """Tokens (B, T + L, C) before the final norm."""
+    def _run(self, x: Tensor, collector: IntermediateCollector | None = None) -> tuple[Tensor, TokenLayout]:
+        """Tokens (B, T + L, C) before the final norm, and where they lie."""
         network = self.radio_model
-        self._check_size(*x.shape[-2:])
-        return network.backbone(network.input_conditioner(x), self._windows(), collector)
-
-    def _windows(self) -> Windows | None:
-        network = self.radio_model
-        if network.window_size is None:
-            return None
-        config = network.config
-        schedule = window_schedule(config.depth, config.vitdet_num_global, config.vitdet_num_windowed)
-        return Windows(network.window_size, schedule)
+        check_images(x, network.min_resolution_step, network.get_nearest_supported_resolution)
+        return network.backbone(network.input_conditioner(x), network.windows, collector)
 
     def _finish(self, tokens: Tensor) -> Tensor:
         tokens = self.radio_model.backbone.norm(tokens)
@@ -261,15 +251,3 @@ class RADIOViT(nn.Module):
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
-
-    def _grid(self, x: Tensor) -> tuple[int, int]:
-        return x.shape[-2] // self.radio_model.patch_size, x.shape[-1] // self.radio_model.patch_size
-
-    def _check_size(self, height: int, width: int) -> None:
-        step = self.radio_model.min_resolution_step
-        if height % step or width % step or height < step or width < step:
-            nearest = self.radio_model.get_nearest_supported_resolution(height, width)
-            raise ValueError(
-                f"height and width must be multiples of {step}, got {height} x {width}; the nearest supported size is "
-                f"{nearest.height} x {nearest.width}"
-            )
