@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # torch.hub.list takes every callable here for an entry point
     from collections.abc import Sequence
     from typing import Any
 
-dependencies = ["torch", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
+dependencies = ["torch", "einops", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
 
 _DEFAULT_VERSION = "radio_v2.5-h"
 
