@@ -40,7 +40,13 @@ def radio_model(
     Returns:
         The model in eval mode: `model(x)` for x (B, 3, H, W) in [0, 1] gives (summary, spatial features), with adaptors
         a dict of such pairs. With return_checkpoint, a pair of the model and a dict with "args" and the state dict.
+
+    Raises:
+        ImportError: Another package called radio is loaded in this process.
     """
+    from radio_vision import check_package
+
+    check_package()
     from radio.checkpoints import read_content
     from radio.loading import load_model
 

@@ -4,7 +4,7 @@
     python benchmarks/forward.py --models ViT-B --sides 512 --images 1
     python benchmarks/forward.py --quick                             # a tiny model and a tiny image, seconds
 
-Before anything is timed, the outputs are compared. Needs ``pip install 'radio[benchmarks]'``.
+Before anything is timed, the outputs are compared. Needs ``pip install '.[benchmarks]'``.
 """
 
 from __future__ import annotations

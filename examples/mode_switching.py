@@ -12,7 +12,7 @@ The teacher is DINOv2 through timm (``--teacher dinov2``; ``--teacher-weights`` 
 safetensors file, one tensor (C, h, w) named as each image (``--teacher FILE``), or ``none``. From Python,
 `radio.tasks.mode_switching.measure_mode_switching` takes any function as teacher.
 
-Needs ``pip install 'radio[plot,teachers]'``.
+Needs ``pip install '.[plot]'``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/visualize_video.py --model radio_v2.5-l clip.mp4 -o out/clip.mp4
 
 The PCA is fitted on a sample of the frames in a first pass; the second pass holds only a few frames at a time, so a
-video may be as long as it likes. Needs ``pip install 'radio[video]'``. The command ``radio pca`` does the same.
+video may be as long as it likes. Needs ``pip install '.[video]'``. The command ``radio pca`` does the same.
 """
 
 from __future__ import annotations

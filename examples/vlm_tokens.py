@@ -3,7 +3,7 @@
     python examples/vlm_tokens.py --model radio_v2.5-l examples/images/*.jpg --picture tokens.png
 
 The language model here is a tiny LLaMA with random weights, so its answers are noise; the way from pixels to
-``inputs_embeds`` is the real one. Needs ``pip install 'radio[text]'``.
+``inputs_embeds`` is the real one. Needs ``pip install '.[text]'``.
 """
 
 from __future__ import annotations

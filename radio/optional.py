@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import json
+from importlib import import_module, metadata
+from pathlib import Path
 from types import ModuleType
 
 from radio.errors import MissingExtraError
+
+DISTRIBUTION = "radio-vision"
+"""The name to install. On PyPI ``radio`` is another project."""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -27,6 +32,46 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise MissingExtraError(
-            f"this needs the package '{error.name}', which is not installed; "
-            f"install it with: pip install 'radio[{extra}]'"
+            f"this needs the package '{error.name}', which is not installed; install it with: "
+            f"{install_command(extra)}"
         ) from error
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package here, from wherever the package itself came.
+
+    Args:
+        extra: E.g. ``"text"``.
+    """
+    source = Path(__file__).resolve().parent.parent
+    if (source / "pyproject.toml").is_file():  # a clone, or what torch.hub downloaded
+        where = "." if source == Path.cwd() else str(source)
+        return f"pip install '{where}[{extra}]'"
+    url = _installed_from()
+    if url:
+        return f"pip install '{DISTRIBUTION}[{extra}] @ {url}'"
+    packages = " ".join(f"'{package}'" for package in _packages_of(extra))
+    return f"pip install {packages}" if packages else f"pip install '.[{extra}]' in a clone of the repository"
+
+
+def _installed_from() -> str | None:
+    """The address that pip installed this package from, if it was not an index."""
+    try:
+        record = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    if record is None:
+        return None
+    origin = json.loads(record)
+    vcs = origin.get("vcs_info", {}).get("vcs")
+    return f"{vcs}+{origin['url']}" if vcs else str(origin["url"])
+
+
+def _packages_of(extra: str) -> list[str]:
+    """The packages that an extra of the installed package needs."""
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    split = (requirement.partition(";") for requirement in requirements)
+    return [name.strip() for name, _, marker in split if f'extra == "{extra}"' in marker.replace("'", '"')]

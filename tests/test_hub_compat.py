@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -278,22 +278,49 @@ def test_unknown_versions_list_the_known_ones():
 
 
 @pytest.fixture(scope="module")
-def hub_cache(tmp_path_factory) -> Path:
-    """A hub cache that already holds this repository, as torch.hub would have fetched it: without ignored files."""
-    cache = tmp_path_factory.mktemp("hub")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "hubconf.py", "radio"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+def archive(tmp_path_factory) -> Path:
+    """The archive of this working tree as GitHub would hand it out."""
+    folder = tmp_path_factory.mktemp("archive")
+    found = subprocess.run(
+        ["git", "rev-parse", "--git-path", "objects"], cwd=ROOT, capture_output=True, text=True
     )
-    if listed.returncode:
+    if found.returncode:
         pytest.skip("this is not a git checkout, so what torch.hub would fetch is unknown")
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).exists():
-            target = cache / "NVlabs_RADIO_main" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target)
+    (folder / "objects").mkdir()
+    environment = {
+        **os.environ,
+        "GIT_INDEX_FILE": str(folder / "index"),
+        "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(ROOT / found.stdout.strip()),
+    }
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        return run.stdout.strip()
+
+    git("add", "--all")
+    git("archive", "--output", str(folder / "radio.tar"), git("write-tree"))
+    return folder / "radio.tar"
+
+
+def test_torch_hub_downloads_little(archive):
+    assert archive.stat().st_size < 3_000_000
+    with tarfile.open(archive) as content:
+        names = content.getnames()
+    assert {"hubconf.py", "radio_vision.py", "radio/loading.py", "LICENSE", "NOTICE", "README.md"} <= set(
+        names
+    )
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", ".ci"))]
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory, archive) -> Path:
+    """A hub cache that already holds this repository, as torch.hub would have fetched it."""
+    cache = tmp_path_factory.mktemp("hub")
+    with tarfile.open(archive) as content:
+        content.extractall(cache / "NVlabs_RADIO_main", filter="data")
     return cache
 
 
@@ -361,3 +388,38 @@ def test_the_hub_can_tell_which_packages_are_missing():
 
     assert all(find_spec(name) for name in hubconf.dependencies)
     assert not {"open_clip", "transformers", "matplotlib", "av"} & set(hubconf.dependencies)
+
+
+OTHER = """
+import os, sys, torch
+
+sys.path.insert(0, os.environ["OTHER"])
+import radio
+sys.path.pop(0)
+try:
+    torch.hub.load(os.environ["REPO"], "radio_model", source="local", version="radio_v2.5-b")
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_another_package_of_that_name_is_named(hub_cache, tmp_path):
+    """The public hub code, or an internet radio player, came first in this process."""
+    (tmp_path / "other" / "radio").mkdir(parents=True)
+    (tmp_path / "other" / "radio" / "__init__.py").write_text("stations = []\n")
+    environment = {
+        **os.environ,
+        "OTHER": str(tmp_path / "other"),
+        "REPO": str(hub_cache / "NVlabs_RADIO_main"),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", OTHER], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "another package called 'radio' comes first in this process" in run.stdout, run.stderr
+    assert str(tmp_path / "other" / "radio") in run.stdout
+    command = "import sys, radio_vision; sys.argv = ['radio', 'models']; radio_vision.main()"
+    environment["PYTHONPATH"] = os.pathsep.join([environment["OTHER"], str(ROOT)])
+    run = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "another package called 'radio'" in run.stderr and "processes of their own" in run.stderr

@@ -13,8 +13,9 @@ from typing import Any
 
 from radio.cli.common import format_bytes, print_table
 from radio.cli.options import add_json
+from radio.optional import install_command
 
-_REQUIRED = ("torch", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
+_REQUIRED = ("torch", "timm", "einops", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
 _EXTRAS = {
     "open_clip_torch": "text",
     "transformers": "text",
@@ -63,7 +64,11 @@ def _versions() -> dict[str, str]:
     for name in _REQUIRED:
         found[name] = _installed(name) or "MISSING"
     for name, extra in _EXTRAS.items():
-        found[name] = _installed(name) or f"not installed (optional: pip install 'radio[{extra}]')"
+        found[name] = _installed(name) or f"not installed (optional: {install_command(extra)})"
+    if other := _installed("radio"):
+        found["radio of PyPI"] = (
+            f"{other}, installs a package of the same name: pip uninstall radio, then install radio-vision again"
+        )
     return found
 
 

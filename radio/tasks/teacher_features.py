@@ -14,7 +14,6 @@ from torch import Tensor
 
 from radio.download import check_hub
 from radio.images import resize_image
-from radio.optional import require
 
 Grid = tuple[int, int]
 """Patches down and across."""
@@ -27,7 +26,7 @@ DINOV2_GIANT = "vit_giant_patch14_reg4_dinov2"
 
 
 class TimmTeacher:
-    """A vision transformer of timm as a teacher. Needs the ``teachers`` extra.
+    """A vision transformer of timm as a teacher.
 
     It sees every image at the size where its grid is the student's, so that nothing is resampled.
 
@@ -37,7 +36,6 @@ class TimmTeacher:
         device: Where it runs.
 
     Raises:
-        MissingExtraError: timm is not installed.
         OSError: The weights cannot be read, or downloaded (then a `DownloadError`).
         ValueError: timm has no such model or no weights of it, or the weights are not a file of tensors, or are
             another model's.
@@ -49,7 +47,8 @@ class TimmTeacher:
         weights: str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        timm = require("timm", "teachers")
+        import timm  # here, because it takes longer to import than a model to load
+
         if not timm.is_model(architecture):
             raise ValueError(f"timm has no model {architecture!r}; see timm.list_models('*dinov2*')")
         if weights is None:
