@@ -14,7 +14,6 @@ MODEL = 'from radio import load_model\n\nmodel = load_model("radio_v2.5-l")\n'
 STARTS = {
     "images.md": MODEL,
     "performance.md": MODEL + "import torch\n",
-    "token_merging.md": MODEL,
     "visualization.md": MODEL + 'paths = ["photo.jpg"]\n',
 }
 """What a page takes for granted before its first snippet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -47,7 +48,7 @@ class TimmTeacher:
         weights: str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        import timm  # here, because it takes longer to import than a model to load
+        timm = import_module("timm")  # here, because importing it takes longer than loading a model
 
         if not timm.is_model(architecture):
             raise ValueError(f"timm has no model {architecture!r}; see timm.list_models('*dinov2*')")
