@@ -1,0 +1,303 @@
+"""What a run is: its inputs cut into shards, what is computed, and the fingerprint that keeps runs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from radio import __version__
+from radio.extraction.inputs import Listing
+from radio.extraction.shards import ShardState, read_state
+from radio.extraction.storage import PRIVATE, Folder
+from radio.images import SizeSpec
+from radio.model import RADIOModel
+from radio.modeling.token_merging import TokenMerging
+
+ROWS_PER_SHARD = 10_000
+DENSE_ROWS_PER_SHARD = 1_000
+DENSE_FOLDER = "__dense"
+
+FloatName = Literal["float32", "float16"]
+DenseFormat = Literal["safetensors", "arrow"]
+
+_RUN = f"{PRIVATE}/run.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """What is computed and how it is stored. A folder holds the results of one choice only.
+
+    Attributes:
+        size: How large each image becomes, as in `radio.images.target_size`.
+        summary_dtype: Of the stored vectors.
+        dense: Also write the spatial features, in this format.
+        dense_dtype: Of the stored spatial features.
+        merge: Merge the spatial features to fewer tokens.
+        exact: Read every image exactly as `model.encode` does, see `radio.extraction.reading.Decoder`.
+        rows_per_shard: Inputs per shard; 10,000 if None, or 1,000 with spatial features.
+        image_column: The column of tables that has the images, if not the usual one.
+        frame_step: Take every so many frames of a video.
+
+    Raises:
+        ValueError: A value is not one of those allowed.
+    """
+
+    size: SizeSpec = None
+    summary_dtype: FloatName = "float32"
+    dense: DenseFormat | None = None
+    dense_dtype: FloatName = "float16"
+    merge: TokenMerging | None = None
+    exact: bool = False
+    rows_per_shard: int | None = None
+    image_column: str | None = None
+    frame_step: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("summary_dtype", "dense_dtype"):
+            _check(name, getattr(self, name), ("float32", "float16"))
+        _check("dense", self.dense, (None, "safetensors", "arrow"))
+        if self.rows_per_shard is not None and self.rows_per_shard < 1:
+            raise ValueError(f"rows_per_shard must be at least 1, got {self.rows_per_shard}")
+        if self.merge is not None and self.dense is None:
+            raise ValueError(
+                "merge is about spatial features; ask for them too: dense='safetensors' or 'arrow' (--dense)"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Inputs per shard."""
+        return self.rows_per_shard or (DENSE_ROWS_PER_SHARD if self.dense else ROWS_PER_SHARD)
+
+
+def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"unknown {name} {value!r}; allowed: {', '.join(map(str, allowed))}")
+
+
+class Run:
+    """A run and the folder of its results. Make one with `Run.start` or `Run.load`.
+
+    Attributes:
+        folder: Where the results go.
+        listing: The inputs.
+        options: What is computed.
+        description: The run's facts, as ``run.json`` has them.
+    """
+
+    def __init__(
+        self, folder: Folder, listing: Listing, options: ExtractionOptions, description: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self.listing = listing
+        self.options = options
+        self.description = description
+
+    @classmethod
+    def start(
+        cls,
+        folder: Folder,
+        listing: Listing,
+        options: ExtractionOptions,
+        model: RADIOModel,
+        source: str = "",
+    ) -> Run:
+        """Begin a run in a folder, or go on with the same one.
+
+        Args:
+            folder: Where the results go.
+            listing: The inputs.
+            options: What is computed.
+            model: The model.
+            source: What the model was loaded from, for those who search the results later.
+
+        Raises:
+            ValueError: The folder has the results of another run; the message says what differs.
+            OSError: The folder cannot be written.
+        """
+        facts = {
+            "format": _FORMAT,
+            "radio": __version__,
+            "model": describe_model(model),
+            "options": {**asdict(options), "rows_per_shard": options.rows},
+            "inputs": {"rows": len(listing), "digest": listing.digest()},
+            "source": source,
+        }
+        description: Mapping[str, Any] = json.loads(json.dumps(facts))
+        if not folder.exists(_RUN):
+            if any(name.endswith(".parquet") for name in folder.names()):
+                raise ValueError(
+                    f"{folder} has Parquet files, but not the notes of a run ({_RUN}); give another folder"
+                )
+            with folder.writing(_inputs_file(description)) as path:
+                listing.write(path)
+            folder.create(_RUN, json.dumps(description, indent=2).encode())
+        there = _read_description(folder)
+        differing = _differences(there, description)
+        if differing:
+            raise ValueError(
+                f"{folder} has another run: {'; '.join(differing)}. Give another folder, or the same inputs and "
+                "options as before"
+            )
+        return cls(folder, listing, options, there)
+
+    @classmethod
+    def load(cls, folder: Folder) -> Run:
+        """The run whose results a folder has.
+
+        Raises:
+            ValueError: It has none.
+        """
+        description = _read_description(folder)
+        chosen = dict(description["options"])
+        if chosen["merge"] is not None:
+            stride = chosen["merge"]["stride"]
+            chosen["merge"]["stride"] = tuple(stride) if isinstance(stride, list) else stride
+            chosen["merge"] = TokenMerging(**chosen["merge"])
+        return cls(
+            folder,
+            Listing.read(folder.read(_inputs_file(description))),
+            ExtractionOptions(**chosen),
+            description,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that shapes the results."""
+        return hashlib.sha256(json.dumps(_compared(self.description), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """Name and length of each column of vectors: ``summary`` and one per adaptor."""
+        return dict(self.description["model"]["vectors"])
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-len(self.listing) // self.options.rows)
+
+    def rows(self, shard: int) -> range:
+        """The inputs of a shard, as positions in the listing."""
+        start = shard * self.options.rows
+        return range(start, min(start + self.options.rows, len(self.listing)))
+
+    def name(self, shard: int) -> str:
+        """The file of a shard."""
+        return f"shard-{shard:05d}-of-{self.shards:05d}.parquet"
+
+    def dense_name(self, shard: int) -> str:
+        """The file of a shard's spatial features."""
+        return f"{DENSE_FOLDER}/shard-{shard:05d}-of-{self.shards:05d}.{self.options.dense}"
+
+    def finished(self) -> dict[int, ShardState]:
+        """The shards that are there already.
+
+        Raises:
+            ValueError: A file is damaged or of another run.
+        """
+        there = set(self.folder.names())
+        result = {}
+        for shard in range(self.shards):
+            name = self.name(shard)
+            if name not in there:
+                continue
+            state = read_state(self.folder, name)
+            if state.run != self.fingerprint or state.rows != len(self.rows(shard)):
+                raise ValueError(
+                    f"{self.folder.address_of(name)} is of another run; delete it and run the same command again"
+                )
+            result[shard] = state
+        return result
+
+
+def shards_of(part: tuple[int, int], count: int) -> range:
+    """The shards that one of several runs over the same plan does.
+
+    Args:
+        part: Number i and count n of the runs. Numbers may count from 0 or from 1: n of n is the same as 0 of n.
+        count: Number of all shards.
+
+    Raises:
+        ValueError: There is no such part.
+    """
+    number, of = part
+    if of < 1 or not 0 <= number <= of:
+        raise ValueError(f"there is no part {number} of {of}; give i/n with i from 0 to n-1, or from 1 to n")
+    return range(number % of, count, of)
+
+
+def describe_model(model: RADIOModel) -> dict[str, Any]:
+    """The facts of a model that shape its outputs."""
+    names = list(model.adaptors or {})
+    vectors = {"summary": model.summary_dim}
+    widths = {"features": model.embed_dim}
+    for name in names:
+        if name in ("summary", "id", "path", "height", "width", "grid", "status", "error"):
+            raise ValueError(f"the adaptor {name!r} has the name of another column")
+        head = model.config.adaptor(name)
+        vectors[name], widths[name] = head.summary.output_dim, head.feature.output_dim
+    return {
+        "version": model.config.version,
+        "architecture": model.config.architecture,
+        "weights": weights_digest(model),
+        "adaptors": names,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "vitdet_window_size": model.window_size,
+        "vectors": vectors,
+        "widths": widths,
+    }
+
+
+def weights_digest(model: RADIOModel) -> str:
+    """A hash of all weights: names, shapes, dtypes and values."""
+    result = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        result.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        result.update(flat.view(torch.uint8).numpy().data)
+    return result.hexdigest()
+
+
+def _inputs_file(description: Mapping[str, Any]) -> str:
+    return f"{PRIVATE}/inputs-{description['inputs']['digest'][:16]}.arrow"
+
+
+def _read_description(folder: Folder) -> Mapping[str, Any]:
+    if not folder.exists(_RUN):
+        raise ValueError(f"{folder} has no results of 'radio extract' (there is no {_RUN})")
+    description: Mapping[str, Any] = json.loads(folder.read(_RUN))
+    return description
+
+
+def _compared(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in description.items() if name != "source"}
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What two descriptions differ in, in words."""
+    found = []
+    before, now = _flat(_compared(there)), _flat(_compared(here))
+    for name in [*before, *(name for name in now if name not in before)]:
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if name.endswith(("digest", "weights")):
+            found.append(f"the {'inputs' if name.startswith('inputs') else 'weights'} are not the same")
+        else:
+            found.append(f"{name.replace('.', ' ')} was {old!r} and is {new!r}")
+    return found
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(_flat(value, f"{before}{name}."))
+        else:
+            result[before + name] = value
+    return result
