@@ -15,6 +15,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("models", "radio.cli.models", "list the released versions"),
     ("info", "radio.cli.info", "describe a version, a file or a folder"),
     ("features", "radio.cli.features", "write the summary and the spatial features of images"),
+    ("extract", "radio.cli.extract", "write the features of a whole data set as Parquet shards, resumably"),
     ("zeroshot", "radio.cli.zeroshot", "find the labels that fit images best"),
     ("segment", "radio.cli.segment", "give every pixel of an image a label"),
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colors"),

@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to extract; see below")
-    add_output(parser, "the folder of the shards, or an address such as s3://bucket/features", metavar="FOLDER", type=str)
+    add_output(
+        parser,
+        "the folder of the shards, or an address such as s3://bucket/features",
+        metavar="FOLDER",
+        type=str,
+    )
     add_model(parser)
     add_adaptor(parser, "also a column of vectors in this teacher's space (clip, ...); may be repeated")
     add_size(parser)
@@ -73,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge",
         type=merging,
         metavar="HOW",
-        help="merge spatial features to fewer tokens: keep=196, ratio=0.64 or r=100, and stride=3",
+        help="merge spatial features to fewer tokens: keep=196, ratio=0.64 or r=100, and stride=3x3",
     )
     results.add_argument(
         "--exact",
@@ -101,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--workers", type=positive_int, metavar="N", help="threads that decode (default: one per core)"
     )
-    add_batch_size(work, 16)
+    add_batch_size(parser, 16)
     add_execution(parser)
     add_json(parser)
 
@@ -164,7 +169,9 @@ def _print_report(report: Report, as_json: bool) -> None:
         print(f"failed: {name}: {error}", file=sys.stderr)
     if counts.failed > _FAILURES_SHOWN:
         print(f"failed: {counts.failed - _FAILURES_SHOWN} more; see the column error", file=sys.stderr)
-    print(f"{report.folder}: {report.shards} shards, {report.rows} rows: {report.ok} ok, {report.failed} failed")
+    print(
+        f"{report.folder}: {report.shards} shards, {report.rows} rows: {report.ok} ok, {report.failed} failed"
+    )
     if counts.rows:
         print(f"this run: {_rates(counts)} in {_duration(counts.seconds)}")
     else:
@@ -220,8 +227,10 @@ def _duration(seconds: float) -> str:
 def part(text: str) -> tuple[int, int]:
     """``--shard I/N``."""
     number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 0 < int(of) and int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"expected I/N such as 0/8, with I from 0 to N-1 or from 1 to N, got {text!r}")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(of) > 0 and int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(
+            f"expected I/N such as 0/8, with I from 0 to N-1 or from 1 to N, got {text!r}"
+        )
     return int(number), int(of)
 
 
@@ -233,10 +242,17 @@ def natural_int(text: str) -> int:
 
 
 def merging(text: str) -> TokenMerging:
-    """``--merge keep=196,stride=3``."""
+    """``--merge keep=196,stride=3x3``."""
     from radio.modeling.token_merging import TokenMerging
 
-    kinds = {"keep": int, "r": int, "ratio": float, "stride": int, "mode": str, "order": str}
+    kinds: dict[str, Any] = {
+        "keep": int,
+        "r": int,
+        "ratio": float,
+        "stride": _pair,
+        "mode": str,
+        "order": str,
+    }
     chosen: dict[str, Any] = {}
     for each in text.split(","):
         name, _, value = each.strip().partition("=")
@@ -245,8 +261,14 @@ def merging(text: str) -> TokenMerging:
         try:
             chosen[name] = kinds[name](value)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{name} must be a number, got {value!r}") from None
+            wanted = "rows x columns, such as 3x3" if name == "stride" else "a number"
+            raise argparse.ArgumentTypeError(f"{name} must be {wanted}, got {value!r}") from None
     try:
         return TokenMerging(**chosen)
     except (ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _pair(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    return int(rows), int(columns)

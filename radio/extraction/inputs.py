@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import fsspec
 
+from radio.data.video import VIDEO_SUFFIXES
 from radio.extraction.storage import PRIVATE, is_address, local_path
 from radio.images import IMAGE_SUFFIXES
 from radio.optional import require
@@ -34,7 +35,6 @@ Kind = Literal["file", "tar", "parquet", "arrow", "video", "unreadable"]
 KINDS: tuple[Kind, ...] = ("file", "tar", "parquet", "arrow", "video", "unreadable")
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 _CONTAINERS: dict[str, Kind] = {
     ".tar": "tar",
     ".parquet": "parquet",

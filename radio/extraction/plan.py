@@ -12,6 +12,7 @@ import torch
 
 from radio import __version__
 from radio.extraction.inputs import Listing
+from radio.extraction.reading import check_size
 from radio.extraction.shards import ShardState, read_state
 from radio.extraction.storage import PRIVATE, Folder
 from radio.images import SizeSpec
@@ -120,6 +121,7 @@ class Run:
             ValueError: The folder has the results of another run; the message says what differs.
             OSError: The folder cannot be written.
         """
+        check_size(model, options.size)
         facts = {
             "format": _FORMAT,
             "radio": __version__,
@@ -284,7 +286,9 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     before, now = _flat(_compared(there)), _flat(_compared(here))
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
-        if old == new:
+        if old == new or name.startswith(("model.vectors", "model.widths")):  # those follow from the others
+            continue
+        if name == "model.weights" and before["model.adaptors"] != now["model.adaptors"]:
             continue
         if name.endswith(("digest", "weights")):
             found.append(f"the {'inputs' if name.startswith('inputs') else 'weights'} are not the same")

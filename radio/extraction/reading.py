@@ -26,7 +26,7 @@ from torch import Tensor
 
 from radio.extraction.inputs import Item, check_regular, find_image_column, open_arrow, open_source
 from radio.extraction.storage import is_address
-from radio.images import SizeSpec, center_crop, load_image, resize_image, target_size
+from radio.images import SizeSpec, center_crop, target_size
 from radio.model import RADIOModel
 from radio.optional import require
 
@@ -67,22 +67,15 @@ class Decoder:
         exact: Read every image exactly as `model.encode` does. Otherwise an image that is at least twice as large per
             side as needed is shrunk with 8-bit pixels, and a JPEG file is decoded at 1/2, 1/4 or 1/8, which is many
             times faster and differs by less than one level of 255 on average.
-
-    Raises:
-        ValueError: The size is not one that the model supports.
     """
 
     def __init__(self, model: RADIOModel, size: SizeSpec = None, exact: bool = False) -> None:
-        self._rule: dict[str, Any] = {
-            "size": size,
-            "step": model.min_resolution_step,
-            "patch_size": model.patch_size,
-            "max_side": model.max_resolution,
-        }
+        self._model = model
+        self._size = size
+        self._rule = _size_rule(model, size)
         self._crop = isinstance(size, str) and size.strip().startswith("crop:")
         self._exact = exact
         self._huge = threading.Lock()
-        target_size(model.max_resolution, model.max_resolution, **self._rule)
 
     def __call__(self, item: Item, payload: Any = None) -> Decoded:
         """Decode one input. Whatever is wrong with it is told in the result.
@@ -123,7 +116,26 @@ class Decoder:
             small = _shrunk(image, covering)
             if small is not None:
                 return center_crop(small, *target) if self._crop else small
-        return resize_image(load_image(image), **self._rule)
+        return self._model.resize(image, self._size)
+
+
+def check_size(model: RADIOModel, size: SizeSpec) -> None:
+    """Whether a model supports a size at all.
+
+    Raises:
+        ValueError: It does not.
+    """
+    target_size(model.max_resolution, model.max_resolution, **_size_rule(model, size))
+
+
+def _size_rule(model: RADIOModel, size: SizeSpec) -> dict[str, Any]:
+    """The arguments of `radio.images.target_size` for a model."""
+    return {
+        "size": size,
+        "step": model.min_resolution_step,
+        "patch_size": model.patch_size,
+        "max_side": model.max_resolution,
+    }
 
 
 def _at_least(size: tuple[int, int], scale: float) -> tuple[int, int]:

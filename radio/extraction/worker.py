@@ -252,7 +252,7 @@ class ShardWorker:
         while start < len(images):
             group = list(images[start : start + self._batch_size])
             try:
-                results += self._model.encode(group, batch_size=len(group), merge=self._run.options.merge)  # type: ignore[arg-type]
+                results += self._model.encode(group, batch_size=len(group), merge=self._run.options.merge)
             except Exception as error:
                 failure = error.with_traceback(None)
                 failure.__context__ = None
