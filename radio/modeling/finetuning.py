@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from radio.modeling.backbone import Backbone
+from radio.modeling.timm_surface import ViT
 
 
 class FineTunable(nn.Module):
@@ -16,7 +15,7 @@ class FineTunable(nn.Module):
     supports_gradient_checkpointing = True
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> ViT:
         """The ViT itself, whatever the layout."""
         raise NotImplementedError
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from radio.modeling.intermediates import IntermediateCollector, resolve_indices
+from radio.modeling.layout import TokenLayout
 from radio.modeling.outputs import FeatureFormat, Grid, to_format
 
-if TYPE_CHECKING:
-    from radio.modeling.backbone import Backbone
+
+class ViT(Protocol):
+    """What the surface needs of a ViT."""
+
+    embed_dim: int
+    num_prefix_tokens: int
+    grad_checkpointing: bool
+    blocks: nn.ModuleList
+
+    @property
+    def norm(self) -> nn.Module: ...
+
+    def __call__(
+        self, x: Tensor, *, collector: IntermediateCollector | None = None
+    ) -> tuple[Tensor, TokenLayout]: ...
 
 
 class TimmSurface(nn.Module):
@@ -26,7 +40,7 @@ class TimmSurface(nn.Module):
     global_pool = ""
 
     @property
-    def vit(self) -> Backbone:
+    def vit(self) -> ViT:
         """The ViT itself, whatever the layout."""
         raise NotImplementedError
 
