@@ -17,19 +17,29 @@ _PUBLIC = {
     "Standardization": "standardization",
     "PHIStandardization": "standardization",
     "Mosaic": "mosaic",
+    "Recipe": "recipe",
+    "read_recipe": "recipe",
+    "distill": "distillation",
+    "TrainingDivergedError": "distillation",
 }
 
 __all__ = [
     "Mosaic",
     "PHIStandardization",
+    "Recipe",
     "RunningStatistics",
     "Standardization",
+    "TrainingDivergedError",
+    "distill",
     "hadamard",
+    "read_recipe",
 ]
 
 if TYPE_CHECKING:
+    from radio.training.distillation import TrainingDivergedError, distill
     from radio.training.hadamard_matrix import hadamard
     from radio.training.mosaic import Mosaic
+    from radio.training.recipe import Recipe, read_recipe
     from radio.training.standardization import PHIStandardization, Standardization
     from radio.training.statistics import RunningStatistics
 

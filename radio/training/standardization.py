@@ -181,8 +181,8 @@ class Standardization:
     def _maps(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._check(y.shape[-1])
         wide = y.device.type == "cpu" or y.dtype == torch.float64
-        place = {"device": y.device, "dtype": torch.float64 if wide else torch.float32}
-        return self._mean.to(**place), self._forward.to(**place), self._backward.to(**place)
+        device, dtype = y.device, torch.float64 if wide else torch.float32
+        return self._mean.to(device, dtype), self._forward.to(device, dtype), self._backward.to(device, dtype)
 
 
 class PHIStandardization(Standardization):
