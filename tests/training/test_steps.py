@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
 import pytest
 import torch
-from several_processes import run
 from torch import nn
 
 from radio.checkpoints.spectral import fold_spectral
-from radio.training import PHIStandardization
 from radio.training.grids import Box, align, match_grids, shifted_box
 from radio.training.partition import Group, assign, teacher_weights
 from radio.training.schedules import cosine_rate, draw_size, draw_window
@@ -81,11 +76,12 @@ def test_learning_rate() -> None:
 class _Fused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.qkv, self.proj, self.w12 = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 32)
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.mlp = nn.ModuleDict({"w12": nn.Linear(8, 32)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
-        a, b = self.w12(self.proj(q * k + v)).chunk(2, -1)
+        a, b = self.mlp["w12"](self.proj(q * k + v)).chunk(2, -1)
         return a * b
 
 
@@ -112,8 +108,9 @@ def test_folding_spectral_weights_here_and_when_a_file_is_loaded() -> None:
     torch.manual_seed(0)
     module = reparametrize(_Fused())
     x = torch.randn(3, 8)
-    for _ in range(5):
-        module(x).sum().backward()
+    for _ in range(200):  # power iterations, until one more changes nothing: a loader makes one
+        module(x)
+    module(x).sum().backward()
     module.eval()
     expected = module(x)
     by_loader = fold_spectral({k: v.detach().clone() for k, v in module.state_dict().items()}, None)
@@ -121,7 +118,7 @@ def test_folding_spectral_weights_here_and_when_a_file_is_loaded() -> None:
     assert torch.allclose(folded(x), expected, atol=1e-6)
     assert set(folded.state_dict()) == set(_Fused().state_dict()) == set(by_loader)
     for name, value in folded.state_dict().items():
-        assert torch.allclose(by_loader[name], value, atol=1e-2)
+        assert torch.allclose(by_loader[name], value, atol=1e-4)
 
 
 def test_partitioned_gradients_are_those_of_all_images() -> None:
@@ -147,31 +144,3 @@ def test_partitions_that_cannot_be() -> None:
         teacher_weights([Group((256,), 2, ("x",))], 1, 0, ["a"])
     with pytest.raises(ValueError, match="no group runs the teacher 'b'"):
         teacher_weights([Group((256,), 2, ("a",))], 1, 0, ["a", "b"])
-
-
-def _fit(rank: int, features: torch.Tensor) -> torch.Tensor:
-    phi = PHIStandardization(12)
-    phi.update(features[:7] if rank == 0 else features[7:])
-    phi.update(features[:0])
-    phi.fit()
-    phi.fit()
-    assert phi.statistics.count == (7 if rank == 0 else len(features) - 7)
-    return phi.standardize(features)
-
-
-def test_statistics_are_summed_over_processes(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(100, 12, generator=generator, dtype=torch.float64) * 3 + 100
-    first, second = run(_fit, 2, features, tmp_path)
-    assert torch.equal(first, second)
-    alone = PHIStandardization()
-    alone.update(features)
-    assert torch.allclose(first.var(0, correction=0), torch.ones(12, dtype=torch.float64), atol=1e-9)
-    alone.fit()
-    assert math.isclose(
-        (first - alone.standardize(features)).abs().max().item(), 0, abs_tol=1e-6
-    ) or torch.allclose(
-        torch.cdist(first, first),
-        torch.cdist(alone.standardize(features), alone.standardize(features)),
-        atol=1e-6,
-    )
