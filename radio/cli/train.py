@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from radio.cli.common import positive
+from radio.cli.common import print_result
+from radio.cli.options import add_json, add_output, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="see docs/training.md")
-    parser.add_argument("-o", "--output", type=Path, help="folder of the run, instead of the recipe's")
+    add_output(parser, "folder of the run, instead of the recipe's", required=False)
     parser.add_argument(
         "--stop-after",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="stop after step N; the same command goes on from there",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,5 +32,6 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         recipe = dataclasses.replace(recipe, output=str(args.output))
     distill(recipe, stop_after=args.stop_after)
-    print(f"wrote {Path(recipe.output) / 'model'}")
-    print(f"wrote {Path(recipe.output) / 'curves.csv'}")
+    folder = Path(recipe.output)
+    written = {"model": folder / "model", "curves": folder / "curves.csv"}
+    print_result(args, written, [f"wrote {path}" for path in written.values()])

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from radio.files import written_at_once
+from radio.files import atomic_write
 from radio.optional import require
 
 FIELDS = ("step", "stage", "teacher", "resolution", "measure", "value")
@@ -29,7 +29,7 @@ class Curves:
         if not active:
             return
         kept = [row for row in read_curves(self.path) if int(row["step"]) <= step] if step else []
-        with written_at_once(self.path) as temporary, open(temporary, "w", newline="") as file:
+        with atomic_write(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(kept)

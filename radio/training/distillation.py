@@ -141,7 +141,7 @@ class Run:
                 bar.set_postfix(loss=f"{self.average:.3f}")
                 clock, logged = now, done
             every = recipe.evaluation.every
-            if every and (done % every == 0 or done == total) and first:
+            if every and (done % every == 0 or done == total):
                 curves.add(done, step.stage, self._evaluate(step))
                 clock, logged = time.perf_counter(), done
             if done % recipe.checkpoint_every == 0 or done == total or step is steps[-1]:
@@ -294,15 +294,15 @@ class Run:
     @torch.no_grad()
     def _evaluate(self, step: Step) -> dict[tuple[str, int, str], float]:
         """Leave-one-out k-NN of the student's summary."""
-        from radio.training.evaluation import knn_accuracy
+        from radio.training.evaluation import knn_accuracy, summarize
 
         recipe = self.recipe.evaluation
-        if recipe.labelled is None:
+        if recipe.labeled is None:
             return {}
         size = recipe.size or step.student_side
         self.student.eval()
         self.student.window_size = None
-        accuracy = knn_accuracy(self.student, recipe.labelled, size, k=recipe.k)
+        accuracy = knn_accuracy(summarize(self.student, recipe.labeled, size), k=recipe.k)
         self.student.train()
         return {("", size, "knn"): accuracy}
 

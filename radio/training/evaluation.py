@@ -5,7 +5,7 @@ A backbone here is anything behind the `Teacher` protocol: a RADIO model, a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio.data.labelled import ImageFolder
+from radio.data.labeled import ImageFolder
 from radio.images import load_image
 from radio.model import RADIOModel
-from radio.tasks.knn import Neighbors, nearest, vote
+from radio.tasks.knn import Neighbors, nearest_neighbors, vote
 from radio.tasks.mode_switching import coarsest, resample, scale_variance
 from radio.training.data import center_square
 from radio.training.teachers import Teacher
@@ -26,7 +26,7 @@ Backbone = Teacher | RADIOModel
 
 
 class Summaries(NamedTuple):
-    """Of a labelled data set.
+    """Of a labeled data set.
 
     Attributes:
         vectors: (N, D) float32.
@@ -64,53 +64,42 @@ def summarize(
     return Summaries(torch.cat(vectors), torch.tensor(images.labels), images.classes)
 
 
-def knn_accuracy(
-    backbone: Backbone,
-    train: str | Path,
-    size: int | None = None,
-    test: str | Path | None = None,
-    k: int = 20,
-) -> float:
+def knn_accuracy(known: Summaries, asked: Summaries | None = None, k: int = 20) -> float:
     """Share of images that their k nearest neighbors by summary vote for the right class of, in [0, 1].
 
-    Votes are weighted as in `radio.tasks.knn`. Without a test folder every image is classified by all others.
+    Votes are weighted as in `radio.tasks.knn`.
+
+    Args:
+        known: What is labeled, from `summarize`.
+        asked: What is classified; if None, every known image by all the others.
+        k: Neighbors that vote.
+
+    Raises:
+        ValueError: The two have different classes.
     """
-    known = summarize(backbone, train, size)
-    if test is None:
-        return _leave_one_out(known, k)
-    asked = _same_classes(known, summarize(backbone, test, size))
-    neighbors = nearest(asked.vectors, known.vectors, k)
+    if asked is None:
+        vectors = F.normalize(known.vectors, dim=-1)
+        similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+        neighbors = Neighbors(*similarity.topk(min(k, len(vectors) - 1), dim=1))
+        asked = known
+    else:
+        neighbors = nearest_neighbors(_same_classes(known, asked).vectors, known.vectors, k)
     return _accuracy(vote(neighbors, known.labels, len(known.classes)).classes[:, 0], asked.labels)
 
 
-def _leave_one_out(known: Summaries, k: int) -> float:
-    vectors = F.normalize(known.vectors, dim=-1)
-    similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
-    neighbors = Neighbors(*similarity.topk(min(k, len(vectors) - 1), dim=1))
-    return _accuracy(vote(neighbors, known.labels, len(known.classes)).classes[:, 0], known.labels)
-
-
 def linear_probe(
-    backbone: Backbone,
-    train: str | Path,
-    test: str | Path | None = None,
-    size: int | None = None,
-    decay: float = 1e-3,
-    folds: int = 5,
+    known: Summaries, asked: Summaries | None = None, decay: float = 1e-3, folds: int = 5
 ) -> float:
     """Share of images that a linear classifier on frozen summaries gets right, in [0, 1].
 
     Args:
-        backbone: What to evaluate.
-        train, test: As in `knn_accuracy`; without a test folder, cross-validation over so many folds.
-        size: Side of images, in pixels.
+        known, asked: As in `knn_accuracy`; without `asked`, cross-validation over so many folds.
         decay: Weight of the squared norm of the classifier (summaries have zero mean and unit variance).
         folds: Of the cross-validation.
     """
-    known = summarize(backbone, train, size)
-    if test is not None:
-        asked = _same_classes(known, summarize(backbone, test, size))
-        return _accuracy(_classify(known.vectors, known.labels, asked.vectors, decay), asked.labels)
+    if asked is not None:
+        predicted = _classify(known.vectors, known.labels, _same_classes(known, asked).vectors, decay)
+        return _accuracy(predicted, asked.labels)
     # Images of a class are next to each other, so that every n-th one is a fair share of all classes.
     fold = torch.arange(len(known.labels)) % folds
     predicted = torch.empty_like(known.labels)
@@ -204,12 +193,6 @@ def scale_equivariance(backbone: Backbone, images: Sequence[str | Path], sizes: 
 def as_teacher(backbone: Backbone) -> Teacher:
     """A RADIO model behind the protocol of teachers; anything else as it is."""
     return RadioTeacher(backbone) if isinstance(backbone, RADIOModel) else backbone
-
-
-def sides(model: Teacher, sizes: Sequence[int]) -> Iterator[int]:
-    """The sizes that a backbone takes, nearest to these."""
-    for size in sizes:
-        yield _side(model, size)
 
 
 def _side(model: Teacher, size: int | None) -> int:

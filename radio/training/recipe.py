@@ -179,13 +179,13 @@ class EvaluationRecipe:
     """Evaluation in the loop.
 
     Attributes:
-        labelled: Folder with one subfolder of images per class, for leave-one-out k-NN.
+        labeled: Folder with one subfolder of images per class, for leave-one-out k-NN.
         every: Steps between evaluations; 0 for none.
         size: Side of images, in pixels; the middle one of the stage's sizes if 0.
         k: Neighbors that vote.
     """
 
-    labelled: str | None = None
+    labeled: str | None = None
     every: int = 0
     size: int = 0
     k: int = 5

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from radio.errors import CheckpointError
-from radio.files import written_at_once
+from radio.files import atomic_write
 from radio.model import RADIOModel
 from radio.training.objective import Objective
 from radio.training.recipe import Recipe
@@ -33,7 +33,7 @@ def fingerprint(recipe: Recipe, world_size: int) -> str:
 
 def write_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Write a run's state, whole or not at all."""
-    with written_at_once(folder / CHECKPOINT) as temporary:
+    with atomic_write(folder / CHECKPOINT) as temporary:
         torch.save(content, temporary)
 
 
@@ -87,7 +87,7 @@ def export_student(
             last.bias.copy_(folded.bias)
     folder = Path(recipe.output) / "model"
     model.save_pretrained(folder)
-    with written_at_once(folder / "README.md") as temporary:
+    with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(_card(model, objectives, recipe, step), encoding="utf-8")
 
 

@@ -14,14 +14,14 @@ READ_IMAGES = RUN_A_MODEL - {"export"}
 WRITE_FILES = {"features", "segment", "pca", "similar", "convert", "export"}
 
 SHARED = {
-    "--model": {"info", "convert"} | RUN_A_MODEL,
-    "--device": RUN_A_MODEL,
+    "--model": {"info", "convert", "evaluate"} | RUN_A_MODEL,
+    "--device": {"evaluate"} | RUN_A_MODEL,
     "--dtype": RUN_A_MODEL,
     "--vitdet-window-size": RUN_A_MODEL,
     "--size": RUN_A_MODEL,
-    "--adaptor": RUN_A_MODEL - {"knn"},
+    "--adaptor": {"evaluate"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
-    "--output": WRITE_FILES,
+    "--output": {"train"} | WRITE_FILES,
     "--skip-unreadable": READ_IMAGES - {"segment"},
     "--batch-size": {"features", "pca", "knn"},
     "--json": {name for name, _, _ in COMMANDS},

@@ -10,14 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from radio.files import written_at_once
+from radio.files import atomic_write
 from radio.training.teachers.protocol import Teacher, TeacherOutput
 
 
 class CachedTeacher:
     """Features from a folder with one safetensors file for each image, named as the image is.
 
-    The files are those of ``radio features IMAGES -o FOLDER/ --format NCHW --size crop:SxS``, or of `cache_features`
+    ``radio features IMAGES -o FOLDER/ --feature-fmt NCHW --size crop:SxS`` writes such files, and `cache_features`
     for other teachers. Images must be shown as they were then: a recipe with cached teachers has
     ``augmentation = "none"``.
 
@@ -63,7 +63,7 @@ class CachedTeacher:
                     summaries.append(file.get_tensor("summary")[0].float())
             if features[-1].ndim != 3:
                 raise ValueError(
-                    f"{path} holds features {tuple(features[-1].shape)}; write them with --format NCHW"
+                    f"{path} holds features {tuple(features[-1].shape)}; write them with --feature-fmt NCHW"
                 )
         summary = torch.stack(summaries).to(self.device) if summaries else None
         return TeacherOutput(summary, torch.stack(features).to(self.device))
@@ -86,7 +86,7 @@ def cache_features(teacher: Teacher, images: Iterable[tuple[str, Tensor]], folde
         tensors = {"features.0": output.features[0].half().contiguous().cpu()}
         if output.summary is not None:
             tensors["summary"] = output.summary.half().cpu()
-        with written_at_once(Path(folder) / f"{Path(name).stem}.safetensors") as temporary:
+        with atomic_write(Path(folder) / f"{Path(name).stem}.safetensors") as temporary:
             save_file(tensors, temporary)
         count += 1
     return count
