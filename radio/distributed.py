@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from radio.devices import best_device
+
 
 class Processes:
     """This process among all of them; one process alone when ``torchrun`` did not start it.
@@ -75,5 +77,5 @@ def processes(device: str = "auto") -> Iterator[Processes]:
 
 def _own_device() -> torch.device:
     if not torch.cuda.is_available():
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return best_device()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

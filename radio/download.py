@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
@@ -17,7 +20,12 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 from tqdm.auto import tqdm
 
 from radio.catalog import Release
@@ -130,17 +138,18 @@ def _fetch(repository: str, filename: str, options: DownloadOptions) -> Path:
     if not options.local_files_only and not _in_cache(repository, filename, options):
         _check_reachable(endpoint, _absent(repository, filename, url))
     try:
-        return Path(
-            hf_hub_download(
-                repository,
-                filename,
-                revision=options.revision,
-                cache_dir=options.cache_dir,
-                local_files_only=options.local_files_only,
-                token=options.token,
-                tqdm_class=None if options.progress else _SilentBar,
+        with _progress(options.progress) as bar:
+            return Path(
+                hf_hub_download(
+                    repository,
+                    filename,
+                    revision=options.revision,
+                    cache_dir=options.cache_dir,
+                    local_files_only=options.local_files_only,
+                    token=options.token,
+                    **bar,
+                )
             )
-        )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise DownloadError(_absent(repository, filename, url)) from error
     except EntryNotFoundError as error:
@@ -149,6 +158,23 @@ def _fetch(repository: str, filename: str, options: DownloadOptions) -> Path:
         ) from error
     except (OSError, HTTPError) as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[dict[str, Any]]:
+    """Arguments of `hf_hub_download` for a progress bar or none."""
+    if shown:
+        yield {}
+    elif "tqdm_class" in signature(hf_hub_download).parameters:
+        yield {"tqdm_class": _SilentBar}
+    else:  # before version 1 huggingface_hub has one switch for the whole process
+        were_off = are_progress_bars_disabled()
+        disable_progress_bars()
+        try:
+            yield {}
+        finally:
+            if not were_off:
+                enable_progress_bars()
 
 
 def check_hub(repository: str, filenames: Sequence[str], otherwise: str) -> None:
@@ -177,7 +203,10 @@ def _check_reachable(endpoint: str, otherwise: str) -> None:
         DownloadError: It does not; with the message `otherwise`.
     """
     try:
-        get_session().head(endpoint, timeout=HF_HUB_ETAG_TIMEOUT, follow_redirects=False)
+        head = get_session().head
+        # Before version 1 huggingface_hub speaks through requests, whose HEAD follows no redirect by itself.
+        stay: dict[str, Any] = {"follow_redirects": False} if "follow_redirects" in signature(head).parameters else {}
+        head(endpoint, timeout=HF_HUB_ETAG_TIMEOUT, **stay)
     except (OSError, HTTPError) as error:
         raise DownloadError(otherwise) from error
 

@@ -14,6 +14,7 @@ from radio.catalog import find_release, get_release
 from radio.checkpoints import Checkpoint, read_checkpoint
 from radio.checkpoints.build import build_model
 from radio.checkpoints.settings import Settings
+from radio.devices import best_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import CheckpointError
 from radio.model import RADIOModel
@@ -226,7 +227,7 @@ def _resolve_device(device: str | torch.device) -> torch.device:
                 "'auto' takes what this machine has, 'cpu' always works"
             ) from error
         return place
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return best_device()
 
 
 def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:

@@ -82,9 +82,10 @@ def _installed(name: str) -> str | None:
 def _device() -> dict[str, str]:
     import torch
 
+    from radio.devices import best_device
+
     found = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads in use"}
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    found["used by default"] = str(accelerator or "cpu")
+    found["used by default"] = str(best_device())
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         found[f"cuda:{number}"] = (

@@ -91,7 +91,7 @@ def _similarity(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
     found = [spatial.features for spatial in spatial_features(model, images, args.size, one_adaptor(args), 1)]
     grid = (found[0].shape[-2], found[0].shape[-1])
     patch = patch_at(args.at[0], args.at[1], (images[0].shape[-2], images[0].shape[-1]), grid)
-    maps = [similarity_to_patch(features, found[0][:, *patch]) for features in found]
+    maps = [similarity_to_patch(features, found[0][:, patch[0], patch[1]]) for features in found]
     compared = map(ComparedImage, (path.name for path in args.images), images, maps)
     return draw_similarity(list(compared), patch)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -11,7 +13,7 @@ def has_slow_bfloat16_attention() -> bool:
     So it is on a CPU that multiplies bfloat16 (AVX-512 BF16) without a matrix unit (AMX): products go through oneDNN,
     the products inside of attention do not. Measured on AMD's Zen 5.
     """
-    able = torch.cpu.get_capabilities()
+    able = _abilities()
     return bool(able.get("avx512_bf16")) and not able.get("amx_bf16") and _uses_onednn()
 
 
@@ -22,13 +24,13 @@ def has_slow_float32_products() -> bool:
     through oneDNN, which does. Not so with a single thread, with which PyTorch convolves through MKL as well, nor when
     the user allows float32 products in a lower precision. Measured on AMD's Zen 5.
     """
-    able = torch.cpu.get_capabilities()
+    able = _abilities()
     return (
         str(able.get("cpu_name")).startswith("AMD")
         and bool(able.get("avx512_f"))
         and torch.backends.mkl.is_available()
         and _uses_onednn()
-        and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]
+        and _multiplies_in_full_float32()
         and torch.get_num_threads() > 1
     )
 
@@ -42,6 +44,19 @@ def may_choose_kernel(*tensors: torch.Tensor) -> bool:
         return False
     needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return not needs_gradients and all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _abilities() -> dict[str, Any]:
+    """What the processor can do. Empty where PyTorch is too old to tell, which keeps PyTorch's own kernels."""
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    return {} if tell is None else dict(tell())
+
+
+def _multiplies_in_full_float32() -> bool:
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    if products is None:  # before PyTorch 2.9 there is one setting for all libraries
+        return torch.get_float32_matmul_precision() == "highest"
+    return products.fp32_precision in ("none", "ieee")
 
 
 def _uses_onednn() -> bool:

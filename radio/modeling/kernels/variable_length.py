@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import accumulate, groupby
 
 import torch
@@ -10,6 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from radio.modeling.kernels.attention import Attend, attend_all
+
+_IN_THIS_PYTORCH = find_spec("torch.nn.attention.varlen") is not None
 
 
 def attention_within(lengths: Sequence[int]) -> Attend:
@@ -65,10 +68,15 @@ class VariableLengthAttention:
 def has_variable_length_kernel(q: Tensor) -> bool:
     """Whether PyTorch attends within segments of different lengths in one kernel for queries like these.
 
-    That is flash attention: NVIDIA GPUs since Ampere, float16 or bfloat16, heads of a width that is a multiple of
-    8 and at most 256. It is used without gradients only.
+    That is flash attention of newer versions of PyTorch: NVIDIA GPUs since Ampere, float16 or bfloat16, heads of a
+    width that is a multiple of 8 and at most 256. It is used without gradients only.
     """
-    if not q.is_cuda or torch.version.hip is not None or q.dtype not in (torch.float16, torch.bfloat16):
+    if (
+        not _IN_THIS_PYTORCH
+        or not q.is_cuda
+        or torch.version.hip is not None
+        or q.dtype not in (torch.float16, torch.bfloat16)
+    ):
         return False
     if torch.is_grad_enabled() and q.requires_grad:
         return False
