@@ -5,13 +5,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+# The interpreter for the oldest versions that are allowed.
+PYTHON_LOWEST ?= python3.10
+LOWEST := $(VENV)-lowest
+
+.PHONY: demo test test-lowest lint clean
 
 demo: $(VENV)/.installed
 	VENV=$(VENV) bash examples/demo.sh
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+# The tests that are not slow, with the versions of tests/lowest.txt. Type checks need no second run.
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m "not slow" \
+		--ignore tests/test_docs_types.py --ignore tests/test_types.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -20,7 +29,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports --no-cache
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) out build dist *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,3 +43,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing into $(VENV). The first time this takes some minutes.'
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@ $(VENV)/.installed
+
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'
+	$(PYTHON_LOWEST) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt \
+		-e '.[text,datasets,video,plot,export,quantize]' hypothesis pytest pytest-xdist
+	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 _NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
 _OPEN_MODEL = "NVIDIA Open Model License (commercial use allowed)"
@@ -237,6 +238,22 @@ def get_release(version: str) -> Release:
     if release is None:
         raise ValueError(
             f"unknown version {version!r}; released: {', '.join(r.version for r in RELEASES)}; "
-            "or give a Hub repository ('owner/name') or a path to a checkpoint file or folder"
+            f"or give a Hub repository ('owner/name') or a path to a checkpoint file or folder{_suggestion(version)}"
         )
     return release
+
+
+def _suggestion(name: str) -> str:
+    """What a name that is nearly a version's or a repository's probably means, to end a message with."""
+    named = {_bare(release.version): release.version for release in RELEASES}
+    named |= {
+        _bare(release.hub_repository): release.version for release in RELEASES if release.hub_repository
+    }
+    if exact := named.get(_bare(name)):
+        return f"; did you mean {exact!r}?"
+    close = dict.fromkeys(named[match] for match in get_close_matches(_bare(name), named, cutoff=0.75))
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.rpartition("/")[2].lower() if letter.isalnum())

@@ -205,7 +205,9 @@ def _check_reachable(endpoint: str, otherwise: str) -> None:
     try:
         head = get_session().head
         # Before version 1 huggingface_hub speaks through requests, whose HEAD follows no redirect by itself.
-        stay: dict[str, Any] = {"follow_redirects": False} if "follow_redirects" in signature(head).parameters else {}
+        stay: dict[str, Any] = (
+            {"follow_redirects": False} if "follow_redirects" in signature(head).parameters else {}
+        )
         head(endpoint, timeout=HF_HUB_ETAG_TIMEOUT, **stay)
     except (OSError, HTTPError) as error:
         raise DownloadError(otherwise) from error
