@@ -57,6 +57,9 @@ class DownloadOptions:
 DEFAULT_OPTIONS = DownloadOptions()
 
 
+_ATTEMPTS = 5
+
+
 class _SilentBar(tqdm):
     """A progress bar that shows nothing."""
 
@@ -138,18 +141,7 @@ def _fetch(repository: str, filename: str, options: DownloadOptions) -> Path:
     if not options.local_files_only and not _in_cache(repository, filename, options):
         _check_reachable(endpoint, _absent(repository, filename, url))
     try:
-        with _progress(options.progress) as bar:
-            return Path(
-                hf_hub_download(
-                    repository,
-                    filename,
-                    revision=options.revision,
-                    cache_dir=options.cache_dir,
-                    local_files_only=options.local_files_only,
-                    token=options.token,
-                    **bar,
-                )
-            )
+        return _download(repository, filename, options)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise DownloadError(_absent(repository, filename, url)) from error
     except EntryNotFoundError as error:
@@ -158,6 +150,29 @@ def _fetch(repository: str, filename: str, options: DownloadOptions) -> Path:
         ) from error
     except (OSError, HTTPError) as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
+
+
+def _download(repository: str, filename: str, options: DownloadOptions) -> Path:
+    """Download through huggingface_hub. A connection that breaks is taken up again, a few times."""
+    with _progress(options.progress) as bar:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return Path(
+                    hf_hub_download(
+                        repository,
+                        filename,
+                        revision=options.revision,
+                        cache_dir=options.cache_dir,
+                        local_files_only=options.local_files_only,
+                        token=options.token,
+                        **bar,
+                    )
+                )
+            except OSError as error:
+                # Newer versions of huggingface_hub do this by themselves; those on requests raise its error.
+                if type(error).__name__ != "ChunkedEncodingError" or attempt == _ATTEMPTS - 1:
+                    raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+needs_new_compiler = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11),
+    reason="this PyTorch does not trace it, or in more graphs",
+)
+"""For what compiles well since PyTorch 2.11; an older one runs it without compiling."""
 
 
 @pytest.fixture(scope="session")

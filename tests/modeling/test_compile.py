@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import needs_new_compiler
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from radio import RADIOModel, load_model
@@ -58,7 +59,7 @@ def test_inductor_compiles_once_for_all_sizes(reference):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param("upsample", {"adaptors": ["clip", "sam"]}, id="adaptors"),
+        pytest.param("upsample", {"adaptors": ["clip", "sam"]}, id="adaptors", marks=needs_new_compiler),
         pytest.param("no_cpe_patch14", {}, id="plain"),
         pytest.param("dinov2_giant", {}, id="dinov2", marks=pytest.mark.slow),
         pytest.param(

@@ -13,7 +13,7 @@ def has_slow_bfloat16_attention() -> bool:
     So it is on a CPU that multiplies bfloat16 (AVX-512 BF16) without a matrix unit (AMX): products go through oneDNN,
     the products inside of attention do not. Measured on AMD's Zen 5.
     """
-    able = _abilities()
+    able = cpu_abilities()
     return bool(able.get("avx512_bf16")) and not able.get("amx_bf16") and _uses_onednn()
 
 
@@ -24,7 +24,7 @@ def has_slow_float32_products() -> bool:
     through oneDNN, which does. Not so with a single thread, with which PyTorch convolves through MKL as well, nor when
     the user allows float32 products in a lower precision. Measured on AMD's Zen 5.
     """
-    able = _abilities()
+    able = cpu_abilities()
     return (
         str(able.get("cpu_name")).startswith("AMD")
         and bool(able.get("avx512_f"))
@@ -46,7 +46,7 @@ def may_choose_kernel(*tensors: torch.Tensor) -> bool:
     return not needs_gradients and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
-def _abilities() -> dict[str, Any]:
+def cpu_abilities() -> dict[str, Any]:
     """What the processor can do. Empty where PyTorch is too old to tell, which keeps PyTorch's own kernels."""
     tell = getattr(torch.cpu, "get_capabilities", None)
     return {} if tell is None else dict(tell())

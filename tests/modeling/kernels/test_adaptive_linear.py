@@ -99,7 +99,7 @@ def test_a_wrong_width_is_told_as_by_pytorch(convolutions):
 def test_chosen_on_processors_of_amd_with_several_threads(monkeypatch):
     able = AMD
     threads = 2
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(cpu, "cpu_abilities", lambda: able)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     both_libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     assert cpu.has_slow_float32_products() == both_libraries

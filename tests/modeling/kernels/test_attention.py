@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from radio import load_model
-from radio.modeling.kernels import attention
+from radio.modeling.kernels import attention, cpu
 from radio.modeling.kernels.attention import attend_all, attend_by_head, is_faster_by_head
 
 
@@ -65,7 +65,7 @@ def test_a_model_is_as_precise_as_with_the_fused_kernel(reference, monkeypatch):
 @pytest.fixture
 def processor_with(monkeypatch):
     """Pretend that the processor has these abilities, and no others."""
-    return lambda **able: monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    return lambda **able: monkeypatch.setattr(cpu, "cpu_abilities", lambda: able)
 
 
 def test_chosen_for_many_bfloat16_tokens_without_a_matrix_unit(processor_with):
