@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import radio
-from radio.files import atomic_write
+from radio.files import Outputs
 from radio.tasks.mode_switching import Measurement, measure_mode_switching
 from radio.tasks.teacher_features import DINOV2_GIANT, Teacher, TimmTeacher, saved_teacher
 
@@ -38,6 +38,8 @@ TITLES = {"teacher": "Error against the teacher", "reference": "Error against th
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    outputs = Outputs([*args.images, args.model, args.teacher, args.teacher_weights])
+    outputs.check(args.output.with_suffix(".csv"), args.output.with_suffix(".png"))
     model = radio.load_model(args.model, adaptors=[args.adaptor] if args.adaptor else [], device=args.device)
     teacher = make_teacher(args, model.device)
     images = {path.name: path for path in args.images}
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             disable=not sys.stderr.isatty(),
         )
     )
-    write_csv(args.output.with_suffix(".csv"), measurements)
-    plot(args.output.with_suffix(".png"), measurements, args.reference)
+    write_csv(args.output.with_suffix(".csv"), measurements, outputs)
+    plot(args.output.with_suffix(".png"), measurements, args.reference, outputs)
     print(f"wrote {args.output.with_suffix('.csv')} and {args.output.with_suffix('.png')}")
 
 
@@ -86,14 +88,14 @@ def make_teacher(args: argparse.Namespace, device: object) -> Teacher | Mapping[
     return saved_teacher(args.teacher)
 
 
-def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+def write_csv(path: Path, measurements: Sequence[Measurement], outputs: Outputs) -> None:
+    with outputs.write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Measurement._fields)
         writer.writerows(measurements)
 
 
-def plot(path: Path, measurements: Sequence[Measurement], reference: str) -> None:
+def plot(path: Path, measurements: Sequence[Measurement], reference: str, outputs: Outputs) -> None:
     """Lines over the resolution for the errors, thin for images and thick for their mean; bars for the variance."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -108,7 +110,7 @@ def plot(path: Path, measurements: Sequence[Measurement], reference: str) -> Non
         figure.tight_layout(w_pad=2.5, rect=(0, 0.09, 1, 1))
         lines, labels = axes[0].get_legend_handles_labels()
         figure.legend(lines, labels, loc="lower left", ncols=len(lines), frameon=False)
-        with atomic_write(path) as temporary:
+        with outputs.write(path) as temporary:
             figure.savefig(temporary, dpi=130)
         pyplot.close(figure)
 

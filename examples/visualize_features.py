@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import radio
-from radio.drawing.pictures import Panel, feature_picture, fit_long_side, sheet, to_pil_image
+from radio.drawing.pictures import (
+    Panel,
+    feature_picture,
+    fit_long_side,
+    save_picture,
+    sheet,
+    to_pil_image,
+)
+from radio.files import Outputs
 from radio.images import load_image
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
@@ -41,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for features, (height, width) in spatial_features(model, [path], size, args.adaptor):
                 row.append(Panel(feature_picture(fit.to_rgb(features), shown), f"{width} x {height}"))
         rows.append(row)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows).save(args.output)
+    save_picture(sheet(rows), args.output, Outputs([*args.images, args.model]))
     print(f"wrote {args.output}")
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import radio
 from radio.data.video import describe_video, read_frames, sample_frames
+from radio.files import Outputs
 from radio.tasks.feature_video import draw_video
 from radio.tasks.pca import PCAAccumulator
 from radio.tasks.spatial import spatial_features
@@ -24,8 +25,8 @@ from radio.tasks.spatial import spatial_features
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    if args.output.exists() and args.output.samefile(args.video):
-        raise SystemExit(f"{args.output} is the video itself; give another output")
+    outputs = Outputs([args.video, args.model])
+    outputs.check(args.output)
     model = radio.load_model(args.model, device=args.device)
     video = describe_video(args.video)
 
@@ -37,7 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_frames(args.video), total=video.frames, file=sys.stderr, disable=not sys.stderr.isatty()
     )
     written = draw_video(
-        model, accumulator.fit(), frames, args.output, video, size=args.size, side_by_side=True
+        model,
+        accumulator.fit(),
+        frames,
+        args.output,
+        video,
+        size=args.size,
+        side_by_side=True,
+        outputs=outputs,
     )
     print(f"wrote {written} frames to {args.output}")
 

@@ -20,7 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import radio
+from radio.drawing.pictures import save_picture
 from radio.encoding import Encoding
+from radio.files import Outputs
 from radio.modeling.token_merging import TokenMerging
 
 
@@ -155,7 +157,7 @@ def main() -> None:
         tokens, patches = encoding.features.shape[1], encoding.grid[0] * encoding.grid[1]
         print(f"{path.name}: {patches} patches -> {tokens} tokens -> {len(answer)} bytes of (random) answer")
     if args.picture:
-        paint(args.images[0], encodings[0]).save(args.picture)
+        save_picture(paint(args.images[0], encodings[0]), args.picture, Outputs([*args.images, args.model]))
         print(f"wrote {args.picture}")
 
 

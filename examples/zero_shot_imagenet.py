@@ -24,6 +24,7 @@ import radio
 from radio.data.batches import image_batches
 from radio.data.labeled import HubImages, ImageFolder
 from radio.distributed import processes
+from radio.files import atomic_write
 from radio.tasks.zero_shot import (
     Accuracy,
     ZeroShotClassifier,
@@ -123,7 +124,7 @@ def main() -> None:
             if world.is_first:
                 write(sys.stdout, rows[-1:], header=len(rows) == 1)
         if world.is_first and arguments.csv:
-            with arguments.csv.open("w", newline="") as file:
+            with atomic_write(arguments.csv) as temporary, temporary.open("w", newline="") as file:
                 write(file, rows, header=True)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from radio.images import ImageInput, is_batch
+from radio.images import ImageInput, as_list, is_batch
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput, Resolution, describe_fields
@@ -78,7 +78,7 @@ def encode_images(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     several = is_batch(images)
-    sources: list = list(images) if several else [images]  # type: ignore[arg-type]
+    sources: list[Any] = as_list(images) if several else [images]
     check_merging(merge, tome, feature_fmt, one_size=False, windowed=model.window_size is not None)
     merges = merging_per_image(merge, len(sources))
     encodings: list[Encoding] = []

@@ -1,29 +1,163 @@
-"""Files that are never seen half written."""
+"""Files in and out: only regular ones are read, none is seen half written, and no output takes an input's place."""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+AnyPath = str | os.PathLike[str]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when the block ends well, and disappears when it does not.
+def open_regular(path: AnyPath) -> BinaryIO:
+    """Open a file for reading, if it is a regular one: a pipe would wait for ever, and a device has no end.
 
-    So nobody ever sees a file that is half written.
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It is a folder, a pipe, a device or a socket, or it cannot be read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    _require_regular(os.stat(path), path)
+    descriptor = os.open(
+        path,
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0),
+    )
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _require_regular(os.fstat(descriptor), path)  # it may have changed since
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class Outputs:
+    """The files that one run writes: each appears whole, and none replaces an input or another output of the run.
+
+    Files are told apart by what they are, not by name, so links, other spellings of a path and file systems that
+    ignore case make no difference.
+
+    Args:
+        inputs: The files that the run reads. A folder stands for the files in it; a name that is no file (a model's
+            version) and None are ignored.
+    """
+
+    def __init__(self, inputs: Iterable[AnyPath | None] = ()) -> None:
+        self._inputs: set[tuple[int, int]] = set()
+        self._written: set[tuple[int, int] | None] = set()
+        self.add_inputs(*inputs)
+
+    def add_inputs(self, *inputs: AnyPath | None) -> None:
+        """Name more files that the run reads."""
+        for path in inputs:
+            if path is not None:
+                self._inputs.update(_identities(path))
+
+    def check(self, *paths: AnyPath) -> None:
+        """Refuse outputs before any work is done; `write` checks again.
+
+        Raises:
+            ValueError: An output is an input or another output.
+            OSError: Something that is not a regular file is there, or a link.
+        """
+        for path in paths:
+            self._check(Path(path))
+        for name, times in Counter(os.path.abspath(path) for path in paths).items():
+            if times > 1:
+                raise ValueError(f"{name} would be written twice; give the inputs different names")
+
+    def write(self, path: AnyPath) -> AbstractContextManager[Path]:
+        """A temporary file that takes the place of ``path`` when the block ends well, and is removed when it does not.
+
+        Folders on the way are made. A file that is replaced passes its permissions on.
+
+        Raises:
+            ValueError: The path is an input, or an earlier output, under this name or another.
+            OSError: The file cannot be written, or something that is not a regular file is there, or a link.
+        """
+        return self._replacing(Path(path))
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        self._check(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".radio-{secrets.token_hex(8)}{path.suffix}")
+        try:
+            try:
+                temporary.touch(exist_ok=False)
+                yield temporary
+                self._check(path)  # the disk may have changed meanwhile
+                if path.exists():
+                    shutil.copymode(path, temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        finally:  # again, for an interrupt that comes during the first
+            temporary.unlink(missing_ok=True)
+        self._written.add(_identity(path))
+
+    def _check(self, path: Path) -> None:
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return
+        identity = _identity(path)
+        if identity in self._inputs:
+            raise ValueError(f"{path} is an input of this command; give another output")
+        if stat.S_ISLNK(found.st_mode):
+            raise OSError(
+                f"{path} is a symbolic link, which is not followed; give the path that it points to, or remove it"
+            )
+        _require_regular(found, path)
+        if identity in self._written:
+            raise ValueError(
+                f"{path} was written by this run already, for another input; nothing was replaced"
+            )
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is write-protected", os.fspath(path))
+
+
+def atomic_write(path: AnyPath) -> AbstractContextManager[Path]:
+    """`Outputs.write` for a single file that nothing else is read or written with."""
+    return Outputs().write(path)
+
+
+def _require_regular(found: os.stat_result, path: AnyPath) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(number, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def _identity(path: AnyPath) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever its name; None if it is not here."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identities(path: AnyPath) -> set[tuple[int, int]]:
+    """The identity of a file, or of every file in a folder; none if it is not here."""
+    try:
+        place = Path(path).expanduser()
+        if place.name == "config.json":  # a model, given by its config
+            place = place.parent
+        files = list(place.iterdir()) if place.is_dir() else [place]
+    except (OSError, RuntimeError, ValueError):  # a name that cannot be a path
+        return set()
+    return {identity for file in files if (identity := _identity(file))}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import torch
 from huggingface_hub import HfApi
@@ -67,7 +67,7 @@ class RADIOModel(RADIONetwork[OutputT]):
     @overload
     def encode(
         self,
-        images: str | os.PathLike[str] | Image.Image,
+        images: str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any] | Image.Image,
         size: SizeSpec = None,
         feature_fmt: FeatureFormat = "NLC",
         batch_size: int = 8,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from radio import __version__
@@ -29,8 +32,46 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 )
 """Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``."""
 
-_INTERRUPTED = 130
+_BY_SIGNAL = 128
 _CLOSED_PIPE = 141
+_SIGNALS = ("SIGTERM", "SIGHUP")
+
+
+class Stopped(BaseException):
+    """A signal asked the command to end.
+
+    Attributes:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Signals that would end the process at once raise `Stopped`, so that temporary files are removed on the way out.
+
+    SIGINT raises KeyboardInterrupt by itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    changed = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # not under nohup
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,12 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parser(arguments).parse_args(arguments)
+    with _stopped_by_signals():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
+    except Stopped as stopped:
+        print("radio: interrupted", file=sys.stderr)
+        return _BY_SIGNAL + stopped.number
     except KeyboardInterrupt:
         print("radio: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _BY_SIGNAL + signal.SIGINT
     except BrokenPipeError:
         # Whoever reads our output has seen enough. Python must not try to flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -99,35 +99,6 @@ def print_skipped(command: str, error: Exception) -> None:
     print(f"radio {command}: skipped: {error}", file=sys.stderr)
 
 
-def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse to write a result over something that the command reads.
-
-    Args:
-        outputs: The files to be written.
-        inputs: The files that are read. A model may be a version's name, or a folder, of which every file counts.
-
-    Raises:
-        ValueError: An output is one of the inputs, under this name or another.
-    """
-    read = {identity for path in inputs if path is not None for identity in _identities(path)}
-    for output in outputs:
-        if not read.isdisjoint(_identities(output)):
-            raise ValueError(f"{output} is an input of this command; give another output")
-
-
-def _identities(path: str | Path) -> list[tuple[int, int]]:
-    """What tells a file from all others, whatever its name, or every file of a folder; nothing if it is not here."""
-    try:
-        place = Path(path).expanduser()
-        if place.name == "config.json":  # a model, given by its config
-            place = place.parent
-        files = place.iterdir() if place.is_dir() else [place]
-        found = [file.stat() for file in files if file.is_file()]
-    except (OSError, RuntimeError):  # a name that cannot be a path
-        return []
-    return [(stat.st_dev, stat.st_ino) for stat in found]
-
-
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
     """Print columns side by side on stdout."""
     for line in table_lines(rows, header):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from radio.cli.common import format_bytes, print_result
 from radio.cli.options import add_json, add_model, add_output
+from radio.files import Outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{output} is a file; give a folder")
     if (output / "config.json").exists() and not args.overwrite:
         raise ValueError(f"{output} already holds a model; give another folder, or --overwrite")
+    outputs = Outputs([args.model])
+    outputs.check(output / "config.json", output / "model.safetensors")
     checkpoint = open_checkpoint(args.model)
     names = [adaptor.name for adaptor in checkpoint.config.adaptors]
     build_model(

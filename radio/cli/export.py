@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from radio.cli.common import format_bytes, load_chosen_model, print_result, refuse_overwriting, table_lines
+from radio.cli.common import format_bytes, load_chosen_model, print_result, table_lines
 from radio.cli.options import (
     add_adaptor,
     add_execution,
@@ -16,6 +16,7 @@ from radio.cli.options import (
     add_size,
     positive_int,
 )
+from radio.files import Outputs
 
 _DYNAMIC = ("batch", "height", "width")
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
-    refuse_overwriting([args.output], [args.model])
+    Outputs([args.model]).check(args.output, args.output.with_name(f"{args.output.name}.data"))
     from radio.export import export_model, output_names
 
     model = load_chosen_model(args)

@@ -14,7 +14,6 @@ from radio.cli.common import (
     print_result,
     print_skipped,
     progress,
-    refuse_overwriting,
 )
 from radio.cli.options import (
     add_adaptor,
@@ -27,7 +26,7 @@ from radio.cli.options import (
     add_size,
     add_skip_unreadable,
 )
-from radio.files import atomic_write
+from radio.files import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +71,10 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images and write what comes out."""
     images = find_images(args.images)
     targets = _targets(args.output, images)
-    refuse_overwriting(targets, [*images, args.model])
+    outputs = Outputs([*images, args.model])
+    outputs.check(*targets)
     model = load_chosen_model(args)
+    outputs.add_inputs(model.checkpoint_path)
     identity = _identity(model, args)
     shapes: list[tuple[int, ...]] = []
     if len(targets) == 1:
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> None:
         shapes += [tuple(encoding.features.shape[1:]) for encoding in encoded.values()]
         if encoded:
             sources = [images[number] for number in encoded]
-            _write(targets[0], list(encoded.values()), sources, identity, args.summary_only)
+            _write(outputs, targets[0], list(encoded.values()), sources, identity, args.summary_only)
     else:
         for number, encoding in _encode(model, images, args):
             shapes.append(tuple(encoding.features.shape[1:]))
-            _write(targets[number], [encoding], [images[number]], identity, args.summary_only)
+            _write(outputs, targets[number], [encoding], [images[number]], identity, args.summary_only)
     if not shapes:
         raise ValueError("none of the images can be read; nothing was written")
     where = targets[0] if len(targets) == 1 else targets[0].parent
@@ -169,17 +170,22 @@ def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:
 
 
 def _write(
-    path: Path, encodings: list[Encoding], images: list[Path], identity: dict[str, str], summary_only: bool
+    outputs: Outputs,
+    path: Path,
+    encodings: list[Encoding],
+    images: list[Path],
+    identity: dict[str, str],
+    summary_only: bool,
 ) -> None:
     metadata = {**identity, "images": json.dumps([str(image) for image in images])}
     tensors = _tensors(encodings, summary_only)
-    with atomic_write(path) as temporary:
+    with outputs.write(path) as temporary:
         if path.suffix == ".npz":
             _save_npz(temporary, tensors, metadata)
         else:
-            from safetensors.torch import save_file
+            from radio.data.tensor_files import save_tensors
 
-            save_file(tensors, temporary, metadata=metadata)
+            save_tensors(temporary, tensors, metadata)
 
 
 def _tensors(encodings: list[Encoding], summary_only: bool) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 from radio.cli.common import (
     find_images,
     load_chosen_model,
     print_result,
     progress,
-    refuse_overwriting,
     without_unreadable,
 )
 from radio.cli.options import (
@@ -27,11 +27,9 @@ from radio.cli.options import (
     one_adaptor,
     positive_int,
 )
-from radio.files import atomic_write
+from radio.files import Outputs
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from radio.drawing.pictures import Panel
     from radio.model import RADIOModel
     from radio.tasks.pca import PCAFit
@@ -101,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_images(args: argparse.Namespace) -> None:
+    from radio.drawing.pictures import save_picture, sheet
     from radio.tasks.pca import PCAFit
 
     if args.output.exists() and not args.output.is_dir():
@@ -109,19 +108,20 @@ def _run_images(args: argparse.Namespace) -> None:
     names = _names(paths)
     pictures = [f"{name}.png" for name in names if args.side_by_side]
     sheet_names = map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))
-    outputs = [args.output / name for name in (*pictures, *sheet_names)]
-    refuse_overwriting(outputs + _fit_file(args), [*paths, args.fit, args.model])
+    outputs = Outputs([*paths, args.fit, args.model])
+    outputs.check(*(args.output / name for name in (*pictures, *sheet_names)), *_fit_file(args))
     fit = PCAFit.load(args.fit) if args.fit else None
     model = load_chosen_model(args)
+    outputs.add_inputs(model.checkpoint_path)
     if fit is None:
-        fit = _fit_images(model, paths, args)
+        fit = _fit_images(model, paths, args, outputs)
     _check_fit(fit, model, args)
     rows: list[list[Panel]] = []
     sheets = 0
     for path, name in progress(list(zip(paths, names, strict=True)), len(paths), "drawing"):
-        rows.append(_draw_image(model, fit, path, name, args))
+        rows.append(_draw_image(model, fit, path, name, args, outputs))
         if len(rows) == _SHEET_ROWS or path is paths[-1]:
-            _save_sheet(rows, args.output / _sheet_name(sheets))
+            save_picture(sheet(rows), args.output / _sheet_name(sheets), outputs)
             sheets += 1
             rows = []
     shares = ", ".join(f"{share:.0%}" for share in fit.explained.tolist())
@@ -130,7 +130,7 @@ def _run_images(args: argparse.Namespace) -> None:
     print_result(args, result, [f"wrote {args.output}", summary])
 
 
-def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) -> PCAFit:
+def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace, outputs: Outputs) -> PCAFit:
     from radio.tasks.pca import PCAAccumulator
     from radio.tasks.spatial import feature_space, spatial_features
 
@@ -140,17 +140,25 @@ def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace) 
         for spatial in spatial_features(model, images, size, one_adaptor(args), args.batch_size):
             accumulator.add(spatial.features)
     fit = accumulator.fit(source=feature_space(model, one_adaptor(args)))
-    _save_fit(fit, args)
+    if args.save_fit:
+        fit.save(args.save_fit, outputs)
     return fit
 
 
 def _draw_image(
-    model: RADIOModel, fit: PCAFit, path: Path, name: str, args: argparse.Namespace
+    model: RADIOModel, fit: PCAFit, path: Path, name: str, args: argparse.Namespace, outputs: Outputs
 ) -> list[Panel]:
     """Write an image's own pictures; returns its row of the contact sheet."""
     from PIL import Image
 
-    from radio.drawing.pictures import Panel, feature_picture, fit_long_side, sheet, to_pil_image
+    from radio.drawing.pictures import (
+        Panel,
+        feature_picture,
+        fit_long_side,
+        save_picture,
+        sheet,
+        to_pil_image,
+    )
     from radio.images import load_image
     from radio.tasks.pca import outlier_patches
     from radio.tasks.spatial import spatial_features
@@ -171,12 +179,13 @@ def _draw_image(
         panels.append(Panel(feature_picture(rgb, side, outliers), label))
         row.append(Panel(feature_picture(rgb, small, outliers), label))
         if not args.side_by_side:
-            _save(
+            save_picture(
                 feature_picture(rgb, picture.size, outliers),
                 args.output / f"{name}-{run_at.width}x{run_at.height}.png",
+                outputs,
             )
     if args.side_by_side:
-        _save(sheet([panels]), args.output / f"{name}.png")
+        save_picture(sheet([panels]), args.output / f"{name}.png", outputs)
     return row
 
 
@@ -190,11 +199,13 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     if len(_sizes(args)) > 1:
         raise ValueError(f"a video has one size, got {args.size}")
     check_video_name(args.output)
-    refuse_overwriting([args.output, *_fit_file(args)], [path, args.fit, args.model])
+    outputs = Outputs([path, args.fit, args.model])
+    outputs.check(args.output, *_fit_file(args))
     size = _sizes(args)[0]
     video = describe_video(path)
     fit = PCAFit.load(args.fit) if args.fit else None
     model = load_chosen_model(args)
+    outputs.add_inputs(model.checkpoint_path)
     if fit is None:
         accumulator = PCAAccumulator()
         count = min(args.fit_frames, video.frames)
@@ -202,7 +213,8 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
         for spatial in spatial_features(model, sample, size, one_adaptor(args), args.batch_size):
             accumulator.add(spatial.features)
         fit = accumulator.fit(source=feature_space(model, one_adaptor(args)))
-        _save_fit(fit, args)
+        if args.save_fit:
+            fit.save(args.save_fit, outputs)
     _check_fit(fit, model, args)
     frames = draw_video(
         model,
@@ -215,6 +227,7 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
         side_by_side=args.side_by_side,
         show_outliers=args.show_outliers,
         batch_size=args.batch_size,
+        outputs=outputs,
     )
     rate = float(video.frame_rate)
     result = {"output": args.output, "frames": frames, "frame_rate": rate}
@@ -229,23 +242,6 @@ def _sheet_name(number: int) -> str:
     return f"contact-sheet{f'-{number + 1}' if number else ''}.png"
 
 
-def _save_sheet(rows: list[list[Panel]], path: Path) -> None:
-    from radio.drawing.pictures import sheet
-
-    _save(sheet(rows), path)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        picture.save(temporary)
-
-
-def _save_fit(fit: PCAFit, args: argparse.Namespace) -> None:
-    if args.save_fit:
-        with atomic_write(args.save_fit) as temporary:
-            fit.save(temporary)
-
-
 def _check_fit(fit: PCAFit, model: RADIOModel, args: argparse.Namespace) -> None:
     from radio.tasks.spatial import feature_space
 
@@ -255,13 +251,18 @@ def _check_fit(fit: PCAFit, model: RADIOModel, args: argparse.Namespace) -> None
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """A name for each image's files: its own, with a number where several images share it."""
+    """A name for each image's files: its own, with a number where several images share it.
+
+    Names that differ in case or in the way that letters are composed are one name to some file systems.
+    """
     names: list[str] = []
+    taken: set[str] = set()
     for path in paths:
         name, number = path.stem, 1
-        while name in names:
+        while (key := normalize("NFC", name).casefold()) in taken:
             number += 1
             name = f"{path.stem}_{number}"
+        taken.add(key)
         names.append(name)
     return names
 

@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from radio.cli.common import print_table, refuse_overwriting
+from radio.cli.common import print_table
 from radio.cli.labels import add_label_arguments, load_with_text, read_labels
 from radio.cli.options import add_execution, add_json, add_model, add_output, add_size, positive_int
-from radio.files import atomic_write
+from radio.files import Outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,21 +32,24 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture and print how much of the image each label has, largest first."""
     import torch
 
+    from radio.drawing.pictures import check_picture_name, save_picture
     from radio.drawing.segmentation import draw_segmentation
     from radio.images import load_image
     from radio.tasks.segmentation import segment
     from radio.tasks.zero_shot import PHOTO_TEMPLATES
 
-    refuse_overwriting([args.output], [args.image, args.labels_file, args.model])
+    check_picture_name(args.output)
+    outputs = Outputs([args.image, args.labels_file, args.model, args.text_weights])
+    outputs.check(args.output)
     labels = read_labels(args)
     pixels = load_image(args.image)
     model, adaptor = load_with_text(args)
+    outputs.add_inputs(model.checkpoint_path)
     result = segment(
         model, adaptor, pixels, labels, args.template or PHOTO_TEMPLATES, args.size, args.window, args.stride
     )
     picture = draw_segmentation(pixels, result.label, labels, args.opacity)
-    with atomic_write(args.output) as temporary:
-        picture.save(temporary)
+    save_picture(picture, args.output, outputs)
     shares = torch.bincount(result.label.flatten(), minlength=len(labels)) / result.label.numel()
     ranked = sorted(zip(labels, shares.tolist(), strict=True), key=lambda pair: -pair[1])
     if args.json:

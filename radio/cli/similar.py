@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import load_chosen_model, print_result, refuse_overwriting, without_unreadable
+from radio.cli.common import load_chosen_model, print_result, without_unreadable
 from radio.cli.options import (
     add_adaptor,
     add_execution,
@@ -18,7 +18,7 @@ from radio.cli.options import (
     add_skip_unreadable,
     one_adaptor,
 )
-from radio.files import atomic_write
+from radio.files import Outputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,14 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture."""
+    from radio.drawing.pictures import check_picture_name, save_picture
+
     _check(args)
     output = args.output or Path(f"{args.images[0].stem}-{'attention' if args.attention else 'similar'}.png")
-    refuse_overwriting([output], [*args.images, args.model])
+    check_picture_name(output)
+    outputs = Outputs([*args.images, args.model])
+    outputs.check(output)
     args.images = without_unreadable(args.images, args)
     model = load_chosen_model(args)
+    outputs.add_inputs(model.checkpoint_path)
     picture = _attention(model, args) if args.attention else _similarity(model, args)
-    with atomic_write(output) as temporary:
-        picture.save(temporary)
+    save_picture(picture, output, outputs)
     print_result(args, {"output": output}, [f"wrote {output}"])
 
 

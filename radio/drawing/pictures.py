@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from radio.files import Outputs
+
 Size = tuple[int, int]
 """Width and height in pixels, as Pillow has them."""
 
+_WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _INK = (32, 34, 38)
 _PAPER = (255, 255, 255)
 _FRAME = (214, 216, 220)
@@ -34,6 +38,33 @@ class Panel(NamedTuple):
 
     picture: Image.Image
     label: str
+
+
+def check_picture_name(path: Path) -> None:
+    """Whether a picture can be written under that name.
+
+    Raises:
+        ValueError: The name ends in no format that can be written.
+    """
+    if path.suffix.lower() not in _WRITABLE:
+        raise ValueError(f"cannot write a picture to {str(path)!r}; allowed endings: {', '.join(_WRITABLE)}")
+
+
+def save_picture(picture: Image.Image, path: Path, outputs: Outputs | None = None) -> None:
+    """Write a picture; it appears when it is whole.
+
+    Args:
+        picture: RGB.
+        path: Its ending says the format.
+        outputs: Of the run that it belongs to.
+
+    Raises:
+        ValueError: The name ends in no format that can be written, or it is an input of the run or was written by it.
+        OSError: The file cannot be written.
+    """
+    check_picture_name(path)
+    with (outputs or Outputs()).write(path) as temporary:
+        picture.save(temporary)
 
 
 def to_pil_image(pixels: Tensor) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -9,34 +10,43 @@ from typing import Any
 
 from radio.data.video import Frame, Video
 from radio.drawing.pictures import Size
-from radio.files import atomic_write
+from radio.files import Outputs
 from radio.optional import require
 
 _WRITABLE = (".mp4", ".mov", ".m4v", ".mkv")
 _QUALITY = "18"  # of x264, where 0 is lossless and 51 is worst
 
 
-def write_frames(path: str | Path, frames: Iterable[Frame], video: Video) -> int:
+def write_frames(
+    path: str | Path, frames: Iterable[Frame], video: Video, outputs: Outputs | None = None
+) -> int:
     """Encode frames as H.264, one at a time; the file appears when it is whole.
 
     Args:
         path: An ``.mp4``, ``.mov``, ``.m4v`` or ``.mkv`` file, which is replaced.
         frames: All of one size, with even sides.
         video: The frame rate and the unit of time.
+        outputs: Of the run that it belongs to.
 
     Returns:
         How many frames were written.
 
     Raises:
-        ValueError: There are no frames, their sizes differ or are odd, or the file's name ends otherwise.
+        ValueError: There are no frames, their sizes differ or are odd, the file's name ends otherwise, or it is an
+            input of the run or was written by it.
         OSError: The file cannot be written.
         MissingExtraError: PyAV is not installed.
     """
     path = Path(path)
     check_video_name(path)
     av = require("av", "video")
-    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
-        return _encode(av, container, frames, video)
+    with (outputs or Outputs()).write(path) as temporary:
+        try:
+            # An absolute path, because FFmpeg takes a relative one such as "http:/x.mp4" for an address.
+            with av.open(os.path.abspath(temporary), "w") as container:
+                return _encode(av, container, frames, video)
+        except av.FFmpegError as error:
+            raise OSError(f"cannot write the video {str(path)!r}: {error}") from error
 
 
 def check_video_name(path: Path) -> None:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from radio.errors import ImageError
-from radio.images.ranges import check_range
+from radio.images.arrays import from_array, from_tensor, plain_tensor, to_rgb
+from radio.images.opening import (
+    RASTER_FORMATS,
+    check_pixels,
+    decode,
+    open_bytes,
+    open_image,
+    printable,
+    reason,
+)
 
-ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-"""One image: a path, a PIL image, a NumPy array (H, W[, channels]) or a tensor ([channels,] H, W)."""
+ImageInput = (
+    str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any] | Image.Image | NDArray[Any] | Tensor
+)
+"""One image: a path, the content of a file, an open file, a row of a `datasets` data set, a PIL image, a NumPy array
+(H, W[, channels]) or a tensor ([channels,] H, W)."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 """How the names of image files end, for looking through folders."""
@@ -33,6 +44,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIPE = 2**22  # pixels that are converted at a time
 
 
 def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor:
@@ -41,9 +53,13 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
     Args:
         image: One of
 
-            - a path to a file that Pillow reads (JPEG, PNG, WebP, TIFF, ...), or a PIL image: of any mode that
-              Pillow converts to RGB, and 16-bit gray. The EXIF orientation is applied. Of several frames the
-              current one is taken, the first for a path.
+            - a path to a regular file of one of `radio.images.RASTER_FORMATS` (JPEG, PNG, WebP, TIFF, ...), told by
+              its first bytes and not by its name; the content of such a file as bytes, or the file, open for reading
+              in binary mode; at most `radio.images.MAX_PIXELS` pixels. The EXIF orientation is applied, and the first
+              frame is taken.
+            - a PIL image: of any mode that Pillow converts to RGB, and 16-bit gray. The EXIF orientation is applied,
+              and the current frame is taken.
+            - a row of the `datasets` library: a dict with an ``"image"``, or with ``"bytes"`` or a ``"path"``
             - a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
             - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W)
 
@@ -56,19 +72,31 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         memory with a tensor that was given; the given image is never changed.
 
     Raises:
-        ImageError: The file is missing, truncated or not an image; the values are NaN, infinite or outside of
-            [0, 1]; or the shape or dtype is not one of the above. The message says what to do.
+        ImageError: The file is missing, truncated, too large or not an image; the values are NaN, infinite or
+            outside of [0, 1]; or the shape, dtype or kind of tensor is not one of the above. The message says what
+            to do.
         TypeError: It is none of these things.
     """
     if isinstance(image, Tensor):
-        return _from_tensor(image, background)
+        return from_tensor(image, background)
     if isinstance(image, np.ndarray):
-        return _from_array(image, background)
+        return from_array(image, background)
     if isinstance(image, Image.Image):
-        return _from_pil(image, background, _describe_pil(image))
+        return _from_given_pil(image, background)
     if isinstance(image, str | os.PathLike):
-        return _from_path(os.fspath(image), background)
-    raise TypeError(f"an image is a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
+        with open_image(image) as opened:
+            return _from_pil(opened, background, printable(os.fsdecode(image)))
+    if isinstance(image, bytes | bytearray | memoryview):
+        with open_bytes(bytes(image), "the content") as opened:
+            return _from_pil(opened, background, "the content")
+    if isinstance(image, Mapping):
+        return load_image(_of_row(image), background)
+    if callable(getattr(image, "read", None)) and callable(getattr(image, "seek", None)):
+        return _from_open_file(image, background)
+    raise TypeError(
+        "an image is a path, bytes, an open file, a PIL image, a NumPy array or a tensor, "
+        f"got {type(image).__name__}"
+    )
 
 
 def load_images(
@@ -90,12 +118,13 @@ def load_images(
     """
     if not is_batch(images):
         return [load_image(images, background)]  # type: ignore[arg-type]
+    several = as_list(images)
     loaded = []
-    for number, image in enumerate(images):  # type: ignore[arg-type]
+    for number, image in enumerate(several):
         try:
             loaded.append(load_image(image, background))
         except ImageError as error:
-            raise ImageError(f"image {number} of {len(images)}: {error}") from error  # type: ignore[arg-type]
+            raise ImageError(f"image {number} of {len(several)}: {error}") from error
     return loaded
 
 
@@ -106,43 +135,92 @@ def is_batch(images: Any) -> bool:
     return isinstance(images, list | tuple)
 
 
-def _from_path(path: str, background: Sequence[float]) -> Tensor:
-    if path.startswith(("http://", "https://")):
-        raise ImageError(f"{path} is an address; download the image and give the path of the file")
-    if not Path(path).exists():
-        raise ImageError(f"there is no image file {path!r} (looked from {Path.cwd()})")
-    if Path(path).is_dir():
-        raise ImageError(f"{path} is a folder, not an image; give the files in it")
+def as_list(images: Any) -> list[Any]:
+    """Several images, in any of the ways of `is_batch`, as a list.
+
+    Raises:
+        ImageError: A tensor of a kind that has no images, such as a sparse one.
+    """
+    return list(plain_tensor(images)) if isinstance(images, Tensor) else list(images)
+
+
+def _from_given_pil(image: Image.Image, background: Sequence[float]) -> Tensor:
+    name = getattr(image, "filename", "")
+    source = (
+        printable(os.fsdecode(name))
+        if isinstance(name, str | bytes | os.PathLike) and name
+        else "the PIL image"
+    )
+    if getattr(image, "tile", None):  # not decoded yet
+        if image.format not in RASTER_FORMATS:
+            raise ImageError(
+                f"{source} is of format {image.format}, which is not read here; decode it first if you trust it, "
+                "image.load()"
+            )
+        check_pixels(image, source)
+    return _from_pil(image, background, source)
+
+
+def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
+    name = getattr(file, "name", None)
+    source = printable(name) if isinstance(name, str) else "the open file"
     try:
-        with Image.open(path) as image:
-            return _from_pil(image, background, path)
-    except UnidentifiedImageError as error:
-        size = Path(path).stat().st_size
-        hint = "it is empty" if size == 0 else "it is damaged, or of a kind that Pillow does not read"
-        raise ImageError(f"{path} is not an image: {hint}") from error
-    except ImageError:
-        raise
-    except Exception as error:  # decoders of damaged files fail in many ways
-        raise ImageError(f"{path} cannot be read as an image: {_reason(error)}") from error
+        file.seek(0)
+        readable = isinstance(file.read(0), bytes)
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"{source} cannot be read as an image: {reason(error)}") from error
+    if not readable:
+        raise ImageError(f"{source} is open as text; open it in binary mode, open(path, 'rb')")
+    with decode(file, source) as opened:
+        return _from_pil(opened, background, source)
+
+
+def _of_row(row: Mapping[str, Any]) -> Any:
+    """The image of a row of the `datasets` library, decoded or not."""
+    image = row.get("image")
+    if image is None:
+        image = row.get("bytes")
+    if image is None:
+        image = row.get("path")
+    if image is None:
+        raise TypeError(f"a row with an image has 'image', 'bytes' or 'path'; got dict with {list(row)[:8]}")
+    return image
 
 
 def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> Tensor:
     try:
         image.load()
         upright = _upright(image)
-        wide = upright.mode == "F" or upright.mode.startswith("I")
-        if not wide:
-            if upright.mode == "La":  # Pillow knows only this way out of it
-                upright = upright.convert("LA")
-            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        if upright.mode == "F" or upright.mode.startswith("I"):
+            array = np.asarray(upright)
+        else:
+            return _eight_bits(upright, background, source)
+    except ImageError:
+        raise
     except Exception as error:  # decoders of damaged files fail in many ways
         raise ImageError(
-            f"{source} cannot be decoded: {_reason(error)}; the file may be cut short or damaged"
+            f"{source} cannot be decoded: {reason(error)}; the file may be cut short or damaged"
         ) from error
-    array = np.asarray(upright)
     if upright.mode.startswith("I"):
         array = _sixteen_bits(array, source)
-    return _from_array(array, background, source)
+    return from_array(array, background, source)
+
+
+def _eight_bits(image: Image.Image, background: Sequence[float], source: str) -> Tensor:
+    """Convert stripe by stripe, so that a large image is never in memory as bytes and as floats several times."""
+    width, height = image.size
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    pixels = torch.empty(3, height, width)
+    rows = max(_STRIPE // max(width, 1), 1)
+    for top in range(0, height, rows):
+        stripe = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        if stripe.mode == "La":  # Pillow knows only this way out of it
+            stripe = stripe.convert("LA")
+        values = torch.tensor(np.asarray(stripe if stripe.mode == mode else stripe.convert(mode)))
+        pixels[:, top : top + rows] = to_rgb(values.permute(2, 0, 1), background, source)
+    if pixels.numel() == 0:
+        raise ImageError(f"{source} is empty: its size is {width} x {height}")
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -159,71 +237,3 @@ def _sixteen_bits(array: NDArray[Any], source: str) -> NDArray[Any]:
             "Scale it to [0, 1] yourself and pass it as a float array"
         )
     return array.astype(np.uint16)
-
-
-def _from_array(array: NDArray[Any], background: Sequence[float], source: str = "the array") -> Tensor:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        hint = ""
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = "; it looks like (channels, H, W): transpose it, array.transpose(1, 2, 0), or pass it as a tensor"
-        if array.ndim == 4:
-            hint = "; it looks like a batch: give its images one by one, or as a list"
-        raise ImageError(
-            f"{source} has shape {array.shape}; expected (H, W) or (H, W, channels) with 1, 3 or 4 channels{hint}"
-        )
-    if array.dtype.kind == "f" or (array.dtype.kind == "u" and array.dtype.itemsize == 2):
-        scale = 65535 if array.dtype.kind == "u" else 1
-        pixels = torch.from_numpy(np.divide(array, scale, dtype=np.float32))
-    elif array.dtype == np.uint8:
-        pixels = torch.tensor(np.ascontiguousarray(array))
-    else:
-        raise _wrong_dtype(array.dtype, source)
-    return _to_rgb(pixels if pixels.ndim == 2 else pixels.permute(2, 0, 1), background, source)
-
-
-def _from_tensor(tensor: Tensor, background: Sequence[float]) -> Tensor:
-    source = "the tensor"
-    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
-        hint = ""
-        if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4):
-            hint = "; it looks like (H, W, channels): permute it, tensor.permute(2, 0, 1), or pass it as a NumPy array"
-        if tensor.ndim == 4:
-            hint = "; it looks like a batch: give its images one by one, or as a list"
-        raise ImageError(
-            f"{source} has shape {tuple(tensor.shape)}; "
-            f"expected (H, W) or (channels, H, W) with 1, 3 or 4 channels{hint}"
-        )
-    if not (tensor.dtype in (torch.uint8, torch.uint16) or tensor.is_floating_point()):
-        raise _wrong_dtype(tensor.dtype, source)
-    return _to_rgb(tensor, background, source)
-
-
-def _to_rgb(pixels: Tensor, background: Sequence[float], source: str) -> Tensor:
-    """(H, W) or (channels, H, W) of an allowed dtype to (3, H, W) float32 in [0, 1]."""
-    if pixels.numel() == 0:
-        raise ImageError(f"{source} is empty: its shape is {tuple(pixels.shape)}")
-    scale = {torch.uint8: 255, torch.uint16: 65535}.get(pixels.dtype)
-    pixels = pixels.to(torch.float32)
-    pixels = check_range(pixels, source) if scale is None else pixels / scale
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if pixels.shape[0] == 4:
-        alpha, behind = pixels[3:], torch.tensor(list(background), device=pixels.device).view(3, 1, 1)
-        pixels = pixels[:3] * alpha + behind * (1 - alpha)
-    return pixels.expand(3, -1, -1).contiguous()
-
-
-def _wrong_dtype(dtype: Any, source: str) -> ImageError:
-    return ImageError(
-        f"{source} is of type {dtype}; pixels must be uint8 (0…255), uint16 (0…65535) or floating point in [0, 1]"
-    )
-
-
-def _describe_pil(image: Image.Image) -> str:
-    name = getattr(image, "filename", "")
-    return os.fspath(name) if name else "the PIL image"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -17,6 +17,7 @@ from PIL import Image
 from radio.data.video import Frame, Video
 from radio.drawing.pictures import Size, feature_picture, fit_long_side
 from radio.drawing.video import write_frames
+from radio.files import Outputs
 from radio.images import SizeSpec
 from radio.model import RADIOModel
 from radio.tasks.pca import PCAFit, outlier_patches
@@ -37,6 +38,7 @@ def draw_video(
     side_by_side: bool = False,
     show_outliers: bool = False,
     batch_size: int = 4,
+    outputs: Outputs | None = None,
 ) -> int:
     """Write a video of the features of a video. Memory does not grow with its length.
 
@@ -50,6 +52,7 @@ def draw_video(
         side_by_side: Put the frame to the left of its features.
         show_outliers: Frame the patches of unusually high norm.
         batch_size: Frames per forward pass.
+        outputs: Of the run that it belongs to.
 
     Returns:
         How many frames were written.
@@ -70,7 +73,7 @@ def draw_video(
                 picture = _beside(frame.picture.resize(shown), colors) if side_by_side else colors
                 yield Frame(picture, frame.time)
 
-    return write_frames(path, drawn(), video)
+    return write_frames(path, drawn(), video, outputs)
 
 
 def _shown_size(size: Size) -> Size:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from radio.data.tensor_files import save_tensors
+from radio.files import Outputs, open_regular
 
 OUTLIER_SCORE = 6.0
 """Robust z-score of its norm above which a patch is an outlier."""
@@ -90,16 +92,23 @@ class PCAFit:
         low, high = (bound.to(features.device)[:, None, None] for bound in (self.low, self.high))
         return ((coordinates - low) / (high - low)).clamp(0, 1)
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file.
+    def save(self, path: str | Path, outputs: Outputs | None = None) -> None:
+        """Write a safetensors file; it appears when it is whole.
+
+        Args:
+            path: The file.
+            outputs: Of the run that it belongs to.
 
         Raises:
+            ValueError: The file is an input of the run or was written by it.
             OSError: The file cannot be written.
         """
         tensors = {
             name: getattr(self, name).cpu().clone(memory_format=torch.contiguous_format) for name in _TENSORS
         }
-        save_file(tensors, path, metadata={"kind": _KIND, "source": json.dumps(dict(self.source))})
+        metadata = {"kind": _KIND, "source": json.dumps(dict(self.source))}
+        with (outputs or Outputs()).write(path) as temporary:
+            save_tensors(temporary, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> PCAFit:
@@ -109,6 +118,7 @@ class PCAFit:
             OSError: The file cannot be read.
             ValueError: It is not a saved fit.
         """
+        open_regular(path).close()
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

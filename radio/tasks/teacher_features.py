@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from radio.data.tensor_files import load_tensors
 from radio.download import check_hub
+from radio.files import open_regular
 from radio.images import resize_image
 
 Grid = tuple[int, int]
@@ -110,7 +110,7 @@ def saved_teacher(path: str | Path) -> dict[str, Tensor]:
         OSError: The file cannot be read.
         ValueError: It is not such a file.
     """
-    features = _read_safetensors(path)
+    features = load_tensors(path)
     for name, tensor in features.items():
         if tensor.ndim != 3:
             raise ValueError(f"{path}: expected features (C, h, w) for {name!r}, got {tuple(tensor.shape)}")
@@ -119,7 +119,8 @@ def saved_teacher(path: str | Path) -> dict[str, Tensor]:
 
 def _read_weights(path: str | Path) -> dict[str, Tensor]:
     if Path(path).suffix == ".safetensors":
-        return _read_safetensors(path)
+        return load_tensors(path)
+    open_regular(path).close()
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -127,10 +128,3 @@ def _read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path} does not hold tensors by name")
     return weights
-
-
-def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radio.data.batches import ImageBatch, Progress
+from radio.data.tensor_files import load_tensors, save_tensors
+from radio.files import atomic_write
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
 from radio.optional import require
@@ -297,29 +298,15 @@ def _cache_file(folder: Path, identity: str, classes: Sequence[str], templates: 
 
 
 def _read_cache(path: Path) -> Tensor | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         return None
     try:
-        return load_file(path)["embeddings"]
-    except (SafetensorError, KeyError, OSError) as error:
+        return load_tensors(path)["embeddings"]
+    except (ValueError, KeyError, OSError) as error:
         logger.warning("ignoring the damaged cache file %s: %s", path, error)
         return None
 
 
 def _write_cache(path: Path, embeddings: Tensor) -> None:
-    """Write beside the final place and rename, so that nobody ever reads half a file."""
-    from safetensors.torch import save
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save({"embeddings": embeddings}))
-        part.replace(path)
-    except BaseException:
-        part.unlink()
-        raise
+    with atomic_write(path) as temporary:
+        save_tensors(temporary, {"embeddings": embeddings})

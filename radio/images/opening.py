@@ -1,0 +1,115 @@
+"""Open an image file: regular files only, a named list of raster formats, and no more pixels than make sense."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from radio.errors import ImageError
+from radio.files import open_regular
+
+RASTER_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+"""The formats that are read, under Pillow's names (MPO is a JPEG with several frames; PPM has PGM and PBM with it).
+What a file is, its first bytes say, whatever its name. Formats that start a program (EPS) or are none of pixels are
+not read."""
+
+MAX_PIXELS = 2**27
+"""The largest image that is read, in pixels: 134 million, more than any camera makes."""
+
+_LONGEST_NAME = 300
+_LONGEST_REASON = 300
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open a file as a PIL image, which is not decoded yet.
+
+    Raises:
+        ImageError: It is missing, not a regular file, not one of `RASTER_FORMATS`, or has more than `MAX_PIXELS`.
+    """
+    name = printable(os.fsdecode(path))
+    if name.startswith(("http://", "https://")):
+        raise ImageError(f"{name} is an address; download the image and give the path of the file")
+    if os.path.isdir(path):
+        raise ImageError(f"{name} is a folder, not an image; give the files in it")
+    try:
+        file = open_regular(path)
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no image file '{name}' (looked from {Path.cwd()})") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageError(f"{name} cannot be read as an image: {printable(reason)}") from error
+    with file, decode(file, name) as image:
+        yield image
+
+
+@contextmanager
+def open_bytes(content: bytes, name: str) -> Iterator[Image.Image]:
+    """As `open_image`, for the content of a file."""
+    with decode(io.BytesIO(content), name) as image:
+        yield image
+
+
+@contextmanager
+def decode(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An open file as a PIL image, which is not decoded yet."""
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise ImageError(f"{name} is not an image: {_what_else(file.read(16))}") from error
+    except Exception as error:  # decoders of damaged files fail in many ways
+        raise ImageError(f"{name} cannot be read as an image: {reason(error)}") from error
+    with image:
+        check_pixels(image, name)
+        yield image
+
+
+def check_pixels(image: Image.Image, name: str) -> None:
+    """Refuse an image that is too large to be decoded.
+
+    Raises:
+        ImageError: It has more than `MAX_PIXELS`.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, {width * height / 1e6:.0f} million; at most "
+            f"{MAX_PIXELS / 1e6:.0f} million are read. Shrink it or cut it into tiles first"
+        )
+
+
+def printable(text: str) -> str:
+    """A name or a reason as it may stand in a message: on one line, without control codes, not too long."""
+    shown = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: 2 * _LONGEST_NAME]
+    )
+    if len(shown) <= _LONGEST_NAME and len(text) <= 2 * _LONGEST_NAME:
+        return shown
+    return f"{shown[: _LONGEST_NAME // 2]}…{shown[-_LONGEST_NAME // 2 :]}"
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed: the first line of the error's message, or its kind."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0][:_LONGEST_REASON]) if lines else type(error).__name__
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `RASTER_FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in RASTER_FORMATS if name in Image.OPEN]
+
+
+def _what_else(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    return f"it is damaged, or none of the formats that are read ({', '.join(_formats())})"
