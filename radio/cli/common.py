@@ -47,6 +47,8 @@ def progress(iterable: Iterable[Item], total: int | None, what: str) -> Iterator
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images that were named, and those in the folders that were named (not in their subfolders), sorted.
 
+    What else is in such a folder is named on stderr.
+
     Raises:
         ValueError: A folder has no images.
         FileNotFoundError: A path does not exist.
@@ -56,10 +58,15 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
+            inside = sorted(path.iterdir())
+            images = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+            if not images:
                 raise ValueError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
-            found += inside
+            found += images
+            taken = set(images)
+            others = [file.name for file in inside if file not in taken]
+            if others:
+                print(f"not taken for images in {path}: {_first_names(others)}", file=sys.stderr)
         elif path.exists():
             found.append(path)
         else:
@@ -68,6 +75,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             )
             raise FileNotFoundError(f"there is no image file {str(path)!r}{hint}")
     return found
+
+
+def _first_names(names: Sequence[str], most: int = 5) -> str:
+    from radio.images.opening import printable
+
+    shown = ", ".join(printable(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def without_unreadable(paths: Sequence[Path], args: argparse.Namespace) -> list[Path]:

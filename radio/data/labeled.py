@@ -31,7 +31,7 @@ class ImageFolder(Sequence):
             (path, label)
             for label, name in enumerate(self.classes)
             for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
         ]
         if not found:
             raise ValueError(f"{folder} has no images in subfolders; expected {folder}/CLASS/IMAGE.jpg")

@@ -12,10 +12,15 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from radio.errors import ImageError
+from radio.files import open_regular
+from radio.images.opening import MAX_PIXELS, printable, reason
 from radio.optional import require
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 """How the names of video files end."""
+
+FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpeg", "mpegts", "mpegvideo")
+"""The containers that are read, by FFmpeg's names (each is one demuxer). A file's content says which it is."""
 
 
 class Video(NamedTuple):
@@ -99,17 +104,40 @@ def sample_frames(path: str | Path, count: int) -> Iterator[Image.Image]:
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[tuple[ModuleType, Any]]:
-    """PyAV and an open container that has a video, with its errors told as ours."""
+    """PyAV and an open container that has a video, with its errors told as ours.
+
+    FFmpeg gets the open file and not its name, may open nothing else, and only with the formats of `FORMATS`: a
+    playlist in a file named .mp4 would make it read other files, or the network.
+    """
     av = require("av", "video")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no video file {str(path)!r}")
+    name = printable(str(path))
     try:
-        with av.open(str(path)) as container:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no video file '{name}'") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise ImageError(f"cannot read the video '{name}': {reason(error)}") from error
+    allowed = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+    try:
+        with file, av.open(file, "r", container_options=allowed) as container:
+            if container.format.name not in FORMATS:
+                raise ImageError(f"'{name}' is of format {container.format.name}, which is not read")
             if not container.streams.video:
-                raise ImageError(f"{str(path)!r} has no video stream")
+                raise ImageError(f"'{name}' has no video stream")
+            _check_size(container.streams.video[0], name)
             yield av, container
     except av.FFmpegError as error:
-        raise ImageError(f"cannot read the video {str(path)!r}: {error}") from error
+        why = printable(error.strerror or reason(error))
+        raise ImageError(
+            f"cannot read the video '{name}': {why}; it is damaged, or none of the formats that are read "
+            f"({', '.join(VIDEO_SUFFIXES)})"
+        ) from error
+
+
+def _check_size(stream: Any, name: str) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the frames of '{name}' have {width} x {height} pixels, more than are read")
 
 
 def _upright(frame: Any) -> Image.Image:

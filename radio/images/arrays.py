@@ -65,21 +65,25 @@ def plain_tensor(tensor: Tensor, source: str = "the tensor") -> Tensor:
     Raises:
         ImageError: It is nested, sparse, quantized, or on the meta device.
     """
-    kind = None
-    if tensor.is_nested:
-        kind = "nested; give its images as a list, tensor.unbind()"
-    elif tensor.layout is not torch.strided:
-        kind = f"of layout {tensor.layout}; make it dense, tensor.to_dense()"
-    elif tensor.is_quantized:
-        kind = "quantized; make it a float tensor, tensor.dequantize()"
-    elif tensor.is_meta:
-        kind = "on the meta device, where it has no values"
-    if kind is not None:
-        raise ImageError(f"{source} is {kind}")
     try:
-        return Tensor.as_subclass(tensor, Tensor)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+        unusable = _unusable(tensor)
+        if unusable is None:
+            return Tensor.as_subclass(tensor, Tensor)
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:  # of a subclass
         raise ImageError(f"{source} cannot be read as an image: {reason(error)}") from error
+    raise ImageError(f"{source} is {unusable}")
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    if tensor.is_nested:
+        return "nested; give its images as a list, tensor.unbind()"
+    if tensor.layout is not torch.strided:
+        return f"of layout {tensor.layout}; make it dense, tensor.to_dense()"
+    if tensor.is_quantized:
+        return "quantized; make it a float tensor, tensor.dequantize()"
+    if tensor.is_meta:
+        return "on the meta device, where it has no values"
+    return None
 
 
 def to_rgb(pixels: Tensor, background: Sequence[float], source: str) -> Tensor:

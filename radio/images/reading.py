@@ -129,8 +129,14 @@ def load_images(
 
 
 def is_batch(images: Any) -> bool:
-    """Whether this is several images: a list or tuple, or an array or tensor of four dimensions."""
-    if isinstance(images, Tensor | np.ndarray):
+    """Whether this is several images: a list or tuple, or an array or tensor of four dimensions.
+
+    Raises:
+        ImageError: A tensor of a kind that has no images, such as a sparse one.
+    """
+    if isinstance(images, Tensor):
+        return plain_tensor(images).ndim == 4
+    if isinstance(images, np.ndarray):
         return images.ndim == 4
     return isinstance(images, list | tuple)
 
