@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from PIL import Image
 
@@ -57,7 +56,7 @@ def describe_video(path: str | Path) -> Video:
         ImageError: It is not a video.
         MissingExtraError: PyAV is not installed.
     """
-    with _open(path) as (_, container):
+    with _open(path) as container:
         stream = container.streams.video[0]
         frames = sum(1 for packet in container.demux(stream) if packet.size)
         rate = stream.average_rate or stream.guessed_rate
@@ -74,7 +73,7 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
         ImageError: It is not a video, or it is damaged.
         MissingExtraError: PyAV is not installed.
     """
-    with _open(path) as (_, container):
+    with _open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
@@ -103,13 +102,8 @@ def sample_frames(path: str | Path, count: int) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[tuple[ModuleType, Any]]:
-    """PyAV and an open container that has a video, with its errors told as ours.
-
-    FFmpeg gets the open file and not its name, may open nothing else, and only with the formats of `FORMATS`: a
-    playlist in a file named .mp4 would make it read other files, or the network.
-    """
-    av = require("av", "video")
+def _open(path: str | Path) -> Iterator[Any]:
+    """An open container that has a video. FFmpeg gets the open file and not its name."""
     name = printable(str(path))
     try:
         file = open_regular(path)
@@ -117,15 +111,35 @@ def _open(path: str | Path) -> Iterator[tuple[ModuleType, Any]]:
         raise FileNotFoundError(f"there is no video file '{name}'") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
         raise ImageError(f"cannot read the video '{name}': {reason(error)}") from error
+    with file, open_container(file, name) as container:
+        yield container
+
+
+@contextmanager
+def open_container(file: IO[bytes], name: str) -> Iterator[Any]:
+    """A PyAV container with a video, from an open file.
+
+    FFmpeg may open nothing else, and reads only the formats of `FORMATS`: a playlist in a file named .mp4 would make it
+    read other files, or the network.
+
+    Args:
+        file: Open for reading, at its start.
+        name: What it is called in messages.
+
+    Raises:
+        ImageError: It is not a video, or it is damaged.
+        MissingExtraError: PyAV is not installed.
+    """
+    av = require("av", "video")
     allowed = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
     try:
-        with file, av.open(file, "r", container_options=allowed) as container:
+        with av.open(file, "r", container_options=allowed) as container:
             if container.format.name not in FORMATS:
                 raise ImageError(f"'{name}' is of format {container.format.name}, which is not read")
             if not container.streams.video:
                 raise ImageError(f"'{name}' has no video stream")
             _check_size(container.streams.video[0], name)
-            yield av, container
+            yield container
     except av.FFmpegError as error:
         why = printable(error.strerror or reason(error))
         raise ImageError(

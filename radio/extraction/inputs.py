@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import fsspec
 
-from radio.data.video import VIDEO_SUFFIXES
+from radio.data.video import VIDEO_SUFFIXES, open_container
 from radio.extraction.storage import PRIVATE, is_address, local_path
 from radio.images import IMAGE_SUFFIXES
 from radio.optional import require
@@ -501,10 +501,7 @@ def open_arrow(file: IO[bytes]) -> Any:
 
 def video_stamps(source: str) -> list[int]:
     """The time stamp of every frame in the order shown, in the video's own unit; -1 where there is none."""
-    av = require("av", "video")
-    with open_source(source) as file, av.open(file) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
+    with open_source(source) as file, open_container(file, source) as container:
         packets = container.demux(container.streams.video[0])
         stamps = [-1 if packet.pts is None else packet.pts for packet in packets if packet.size]
     if not stamps:

@@ -21,14 +21,15 @@ import fsspec
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from radio.data.video import open_container
 from radio.extraction.inputs import Item, check_regular, find_image_column, open_arrow, open_source
 from radio.extraction.storage import is_address
 from radio.images import SizeSpec, center_crop, target_size
+from radio.images.opening import identify
 from radio.model import RADIOModel
-from radio.optional import require
 
 _MUCH_LARGER = 2.0
 """From this factor per side on, an image is shrunk with 8-bit pixels: at most half a level of rounding."""
@@ -155,12 +156,7 @@ def _open_image(item: Item, payload: Any) -> Image.Image:
     if isinstance(payload, Image.Image):
         return payload
     file = io.BytesIO(payload) if isinstance(payload, bytes) else _open_item(item)
-    try:
-        return Image.open(file)
-    except UnidentifiedImageError:
-        raise ValueError(
-            "it is not an image, is damaged, or is of a kind that Pillow does not read"
-        ) from None
+    return identify(file, "it")
 
 
 def _open_item(item: Item) -> IO[bytes]:
@@ -194,9 +190,6 @@ def _read_address(address: str) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return f"the image is enormous: more than {limit} pixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "the memory does not suffice to decode it"
     text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
@@ -378,10 +371,9 @@ class _Frames:
     """Frames of a video from anywhere onwards: a jump to the key frame before, then one after the other."""
 
     def __init__(self, source: str) -> None:
-        av = require("av", "video")
         self._stack = ExitStack()
         file = self._stack.enter_context(open_source(source))
-        self._container = self._stack.enter_context(av.open(file))
+        self._container = self._stack.enter_context(open_container(file, source))
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self._frames: Iterator[Any] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -59,17 +59,39 @@ def open_bytes(content: bytes, name: str) -> Iterator[Image.Image]:
 
 @contextmanager
 def decode(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An open file as a PIL image, which is not decoded yet."""
+    """As `identify`; the image is closed when the block ends."""
+    with identify(file, name) as image:
+        yield image
+
+
+def identify(file: IO[bytes], name: str) -> Image.Image:
+    """An open file as a PIL image, which is not decoded yet.
+
+    Args:
+        file: At its start.
+        name: What it is called in messages.
+
+    Raises:
+        ImageError: It is not one of `RASTER_FORMATS`, or has more than `MAX_PIXELS`.
+    """
     try:
         image = Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
         file.seek(0)
         raise ImageError(f"{name} is not an image: {_what_else(file.read(16))}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} is enormous: at most {MAX_PIXELS / 1e6:.0f} million pixels are read. Shrink it or cut it into "
+            "tiles first"
+        ) from error
     except Exception as error:  # decoders of damaged files fail in many ways
         raise ImageError(f"{name} cannot be read as an image: {reason(error)}") from error
-    with image:
+    try:
         check_pixels(image, name)
-        yield image
+    except ImageError:
+        image.close()
+        raise
+    return image
 
 
 def check_pixels(image: Image.Image, name: str) -> None:
@@ -81,8 +103,8 @@ def check_pixels(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} has {width} x {height} pixels, {width * height / 1e6:.0f} million; at most "
-            f"{MAX_PIXELS / 1e6:.0f} million are read. Shrink it or cut it into tiles first"
+            f"{name} is enormous: {width} x {height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are read. Shrink "
+            "it or cut it into tiles first"
         )
 
 

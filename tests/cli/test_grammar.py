@@ -9,9 +9,9 @@ import pytest
 
 from radio.cli import COMMANDS
 
-RUN_A_MODEL = {"features", "zeroshot", "segment", "pca", "similar", "knn", "export"}
+RUN_A_MODEL = {"extract", "features", "zeroshot", "segment", "pca", "similar", "knn", "export"}
 READ_IMAGES = RUN_A_MODEL - {"export"}
-WRITE_FILES = {"features", "segment", "pca", "similar", "convert", "export"}
+WRITE_FILES = {"extract", "features", "segment", "pca", "similar", "convert", "export"}
 
 SHARED = {
     "--model": {"info", "convert", "evaluate"} | RUN_A_MODEL,
@@ -22,8 +22,8 @@ SHARED = {
     "--adaptor": {"evaluate"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
     "--output": {"train"} | WRITE_FILES,
-    "--skip-unreadable": READ_IMAGES - {"segment"},
-    "--batch-size": {"features", "pca", "knn"},
+    "--skip-unreadable": READ_IMAGES - {"segment", "extract"},
+    "--batch-size": {"extract", "features", "pca", "knn"},
     "--json": {name for name, _, _ in COMMANDS},
     "--labels": {"zeroshot", "segment"},
     "--text-weights": {"zeroshot", "segment"},
