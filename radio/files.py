@@ -90,6 +90,19 @@ class Outputs:
         """
         return self._replacing(Path(path))
 
+    def move(self, finished: Path, path: AnyPath) -> None:
+        """Move a finished file, on the same file system, to its place. For files that appear together; else use `write`.
+
+        Raises:
+            ValueError, OSError: As `write`.
+        """
+        place = Path(path)
+        self._check(place)
+        if place.exists():
+            shutil.copymode(place, finished)
+        finished.replace(place)
+        self._written.add(_identity(place))
+
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[Path]:
         self._check(path)
@@ -99,15 +112,11 @@ class Outputs:
             try:
                 temporary.touch(exist_ok=False)
                 yield temporary
-                self._check(path)  # the disk may have changed meanwhile
-                if path.exists():
-                    shutil.copymode(path, temporary)
-                temporary.replace(path)
+                self.move(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
         finally:  # again, for an interrupt that comes during the first
             temporary.unlink(missing_ok=True)
-        self._written.add(_identity(path))
 
     def _check(self, path: Path) -> None:
         try:
