@@ -91,7 +91,7 @@ class Outputs:
         return self._replacing(Path(path))
 
     def move(self, finished: Path, path: AnyPath) -> None:
-        """Move a finished file, on the same file system, to its place. For files that appear together; else use `write`.
+        """Move a finished file, on the same file system, to its place; for files that appear together.
 
         Raises:
             ValueError, OSError: As `write`.
