@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from radio.errors import ImageError
 from radio.images import IMAGE_SUFFIXES, load_image
+from radio.images.opening import identify
 from radio.optional import require
 from radio.training.recipe import DataRecipe
 from radio.training.schedules import chance
@@ -63,10 +63,7 @@ class TarImages:
         with open(file, "rb") as archive:
             archive.seek(offset)
             content = archive.read(size)
-        try:
-            return name, Image.open(io.BytesIO(content))
-        except OSError as error:
-            raise ImageError(f"{file}: {name} is not an image: {error}") from error
+        return name, identify(io.BytesIO(content), f"{file}: {name}")
 
 
 class HubImages:
