@@ -1,18 +1,19 @@
-"""The fuzz target of image reading: any bytes are an image or an `ImageError`, and nothing else happens.
+"""Fuzz target of image reading: any bytes are an image or an `ImageError`, and nothing else happens.
 
-`run.py` runs it for minutes, `test_images.py` for seconds.
+    python tests/fuzz/images.py -max_total_time=300              # minutes, guided by coverage (extra: fuzz)
+    python tests/fuzz/images.py out/corpus -max_total_time=300   # keeps what it finds in out/corpus
+
+`test_replay_images.py` runs mutations of every format for some seconds, without coverage.
 """
 
 from __future__ import annotations
 
 import io
+import sys
+import tempfile
 import warnings
-
-import torch
-from PIL import Image
-
-from radio.errors import ImageError
-from radio.images import RASTER_FORMATS, load_image, opening, resize_image
+from pathlib import Path
+from typing import Any
 
 LARGEST = 2**20
 """Pixels that are decoded while fuzzing, so that millions of runs fit in memory."""
@@ -20,9 +21,13 @@ LARGEST = 2**20
 
 def seeds() -> dict[str, bytes]:
     """Small images of every format, with what their decoders have branches for."""
+    from PIL import Image
+
+    from radio.images import RASTER_FORMATS
+
     Image.init()
     noise = Image.effect_noise((16, 12), 90).convert("RGB")
-    variants: dict[str, list[tuple[Image.Image, dict]]] = {
+    variants: dict[str, list[tuple[Any, dict]]] = {
         "PNG": [(noise.convert(mode), {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")],
         "TIFF": [
             (noise, {"compression": name}) for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")
@@ -54,6 +59,11 @@ def seeds() -> dict[str, bytes]:
 
 def read_any(content: bytes) -> bool:
     """Whether the bytes were an image; anything but a sound image or an `ImageError` is a finding."""
+    import torch
+
+    from radio.errors import ImageError
+    from radio.images import load_image, resize_image
+
     try:
         pixels = load_image(content)
     except ImageError as error:
@@ -66,8 +76,23 @@ def read_any(content: bytes) -> bool:
     return True
 
 
-def prepare() -> None:
-    """Before a run: a limit that lets millions of runs fit in memory, and no warnings."""
+def main() -> None:
+    """Search guided by coverage until libFuzzer's arguments say stop."""
+    import atheris
+
+    with atheris.instrument_imports(include=["radio.images", "PIL"]):
+        from radio.images import opening
     opening.MAX_PIXELS = LARGEST
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in seeds().items():
+            Path(folder, name).write_bytes(content)
+        for place in (argument for argument in sys.argv[1:] if not argument.startswith("-")):
+            Path(place).mkdir(parents=True, exist_ok=True)
+        options = ["-rss_limit_mb=4096", "-timeout=20"]
+        atheris.Setup([*sys.argv, *options, folder], lambda content: read_any(content) and None)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

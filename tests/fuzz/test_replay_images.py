@@ -1,4 +1,4 @@
-"""Some seconds of what `fuzz_images.py` does for minutes: mutations of images of every format."""
+"""Some seconds of what `images.py` does for minutes: mutations of images of every format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 import sys
 
 import pytest
-from fuzz.fuzz_images import LARGEST, read_any, seeds
+from fuzz.images import LARGEST, read_any, seeds
 
 from radio.images import opening
 
