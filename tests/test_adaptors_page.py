@@ -25,7 +25,7 @@ def test_snippets_run(text_towers: dict[str, Path], monkeypatch: pytest.MonkeyPa
     exec(code, names)
     assert names["image"].adaptors["clip"].summary.shape == (1, 40)
     assert names["output"]["clip"].features.shape == (1, 48, 32, 48)
-    assert names["words"].shape == (2, 40) and names["likeness"].shape == (1, 2)
+    assert names["words"].shape == (2, 40) and names["similarity"].shape == (1, 2)
     assert names["result"].label.shape == (400, 600) and names["result"].similarity.shape == (4, 400, 600)
     assert names["picture"].width == 600
     assert names["votes"].classes.shape == (1, 5)

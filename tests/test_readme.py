@@ -32,7 +32,7 @@ def test_readme_snippets_run(text_towers: dict[str, Path], monkeypatch: pytest.M
     assert set(names["output"]) == {"backbone", "clip"}
     assert names["features"].shape == (2, 64, 32, 32)
     assert len(names["layers"]) == 4
-    assert names["likeness"].shape == (1, 2)
+    assert names["similarity"].shape == (1, 2)
     assert names["large"].image_size == (640, 1024)
     assert set(names["model"].adaptors) == {"clip", "sam"}
 
