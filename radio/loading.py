@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from radio.catalog import find_release, get_release
 from radio.checkpoints import Checkpoint, read_checkpoint
 from radio.checkpoints.build import build_model
+from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
 from radio.devices import best_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
@@ -78,6 +79,7 @@ def load_model(
     local_files_only: bool = False,
     token: str | bool | None = None,
     progress: bool = True,
+    mmap: bool = False,
 ) -> RADIOModel:
     """Load a model, ready for inference (eval mode).
 
@@ -98,9 +100,12 @@ def load_model(
         local_files_only: Never use the network.
         token: Hugging Face token, if not the stored one.
         progress: Show progress bars of downloads.
+        mmap: Leave weights that need no conversion in the file and map it, which loads in milliseconds and takes no
+            memory. The file must then stay as it is while the model lives: to write over it changes the model or
+            kills the process. By default the model has memory of its own.
 
     Returns:
-        The model in eval mode. Its weights may be memory-mapped from the file.
+        The model in eval mode.
 
     Raises:
         ValueError: An unknown version, adaptor, dtype, a device that is not here, or windows that make no sense.
@@ -120,9 +125,12 @@ def load_model(
     names = [adaptors] if isinstance(adaptors, str) else list(adaptors or ())
     _check_adaptors(checkpoint, names, str(version_or_path))
     _warn_about_windows(checkpoint)
-    model = build_model(RADIOModel, checkpoint, names, place, _resolve_dtype(dtype, checkpoint.config.dtype))
+    model = build_model(
+        RADIOModel, checkpoint, names, place, _resolve_dtype(dtype, checkpoint.config.dtype), mmap
+    )
     model.checkpoint_path, model.release = checkpoint.path, checkpoint.release
     _attach_text_towers(model, names, text_weights)
+    checkpoint.check_unchanged()
     return model
 
 
@@ -131,7 +139,7 @@ def open_checkpoint(
     options: DownloadOptions = DEFAULT_OPTIONS,
     choices: Settings | None = None,
 ) -> Checkpoint:
-    """Find (and if needed download) a checkpoint and read it, without building a model.
+    """Find (and if needed download) a checkpoint and map it, without building a model.
 
     Args:
         version_or_path: As for `load_model`.
@@ -152,7 +160,7 @@ def open_checkpoint(
             "downloaded"
         )
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
-        return read_checkpoint(name, choices=choices)
+        return read_checkpoint(name, choices=choices, mmap=True)
     release = find_release(name) if "/" in name else get_release(name)
     if release is not None and not release.supported:
         raise CheckpointError(
@@ -162,7 +170,7 @@ def open_checkpoint(
         path = download_repository(name, options, license=release.license if release else None)
     else:
         path = download_release(release, options)
-    return read_checkpoint(path, release, choices)
+    return read_checkpoint(path, release, choices, mmap=True)
 
 
 def _exists(name: str) -> bool:
@@ -192,7 +200,7 @@ def _choices(**given: Any) -> Settings:
 
 
 def _check_adaptors(checkpoint: Checkpoint, names: Sequence[str], source: str) -> None:
-    available = [adaptor.name for adaptor in checkpoint.config.adaptors]
+    available = {adaptor.name: adaptor for adaptor in checkpoint.config.adaptors}
     unknown = [name for name in names if name not in available]
     if not unknown:
         return
@@ -204,7 +212,7 @@ def _check_adaptors(checkpoint: Checkpoint, names: Sequence[str], source: str) -
             f"{source} holds no adaptor tensors, so {', '.join(listed)} cannot be loaded from it; "
             f"use load_model({release.version!r}, adaptors=...), whose file {release.filename} has them"
         )
-    raise ValueError(f"unknown adaptor {unknown[0]!r}; {source} has: {', '.join(available) or 'no adaptors'}")
+    raise ValueError(f"unknown adaptor {unknown[0]!r}; {source} has: {listing(available) or 'no adaptors'}")
 
 
 def _warn_about_windows(checkpoint: Checkpoint) -> None:

@@ -59,8 +59,10 @@ def test_version_at_full_size(name: str, tmp_path: Path) -> None:
     path = tmp_path / release.filename
     make_checkpoint(path, version, repeat_blocks=True, dtype=torch.bfloat16)
     with PeakMemory() as loading:
-        checkpoint = read_checkpoint(path, release)
-        model = build_model(RADIOModel, checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16)
+        checkpoint = read_checkpoint(path, release, mmap=True)
+        model = build_model(
+            RADIOModel, checkpoint, release.adaptors, torch.device("cpu"), torch.bfloat16, mmap=True
+        )
     assert loading.peak < 0.05 * GIB
 
     assert _backbone_parameters(model) == release.parameters

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from radio import CheckpointError, load_model
-from radio.checkpoints import read_checkpoint
+from radio.checkpoints import read_checkpoint, read_content
 
 
 @pytest.fixture
@@ -139,15 +139,23 @@ def test_windows_warn_where_a_version_was_not_trained_with_them(reference, tmp_p
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory map")
 @pytest.mark.parametrize("name", ["v2_5/checkpoint.pth.tar", "hf_repo/model.safetensors"])
 def test_weights_are_mapped_from_the_file(reference, name):
-    """A float32 file becomes a float32 model without a copy: every parameter lies in the mapped file."""
+    """With mmap=True a float32 file becomes a float32 model without a copy; by default nothing lies in the file."""
     file = reference / name
-    model = load_model(file, device="cpu")
+    mapped = load_model(file, device="cpu", mmap=True)
+    own = load_model(file, device="cpu"), read_content(file)["state_dict"], read_checkpoint(file).tensors
+    in_file = _in_file(file)
+    assert all(map(in_file, mapped.parameters()))
+    assert not any(map(in_file, [*own[0].parameters(), *own[1].values(), *own[2].values()]))
+
+
+def _in_file(file: Path):
+    """A function that says whether a tensor lies in the mapped file."""
     mapped = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(file)):
             start, end = line.split()[0].split("-")
             mapped.append(range(int(start, 16), int(end, 16)))
-    assert all(any(p.data_ptr() in span for span in mapped) for p in model.parameters())
+    return lambda tensor: any(tensor.data_ptr() in span for span in mapped)
 
 
 def test_a_folder_that_is_no_repository(tmp_path):

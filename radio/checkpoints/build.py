@@ -20,6 +20,7 @@ def build_model(
     adaptors: Sequence[str],
     device: torch.device,
     dtype: torch.dtype,
+    mmap: bool = False,
 ) -> Model:
     """Build the model of a checkpoint that was read, in eval mode.
 
@@ -27,13 +28,19 @@ def build_model(
         model_class: `RADIONetwork`, or a class of it such as `radio.RADIOModel`.
         checkpoint: What was read. Tensors of adaptors that are not built are left out.
         adaptors: Names of the adaptors to build.
-        device, dtype: Where the weights go and what they become; those that fit already are not copied.
+        device, dtype: Where the weights go and what they become.
+        mmap: Whether weights that fit already stay where the checkpoint has them, which is the mapped file. Otherwise
+            the model has memory of its own, and nothing that happens to the file can change it.
 
     Raises:
         CheckpointError: Its tensors do not fit its description; the message names them.
     """
     with torch.device("meta"):
         model = model_class(checkpoint.config, adaptors)
-    unused = tuple(f"adaptors.{a.name}." for a in checkpoint.config.adaptors if a.name not in adaptors)
-    tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(unused)}
-    return fill(model, tensors, device, dtype, str(checkpoint.path)).eval()
+    built = set(adaptors)
+    tensors = {
+        name: value
+        for name, value in checkpoint.tensors.items()
+        if not name.startswith("adaptors.") or name.split(".")[1] in built
+    }
+    return fill(model, tensors, device, dtype, str(checkpoint.path), copy=not mmap).eval()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from radio.catalog import Release, find_release, find_release_of_file
@@ -35,18 +36,48 @@ class Checkpoint:
         tensors: Every tensor of the model and of all its adaptors, under this library's names.
         path: The file or folder that it came from.
         release: The catalog's row of its version, or None for a file of no released version.
+        file_state: What tells whether its files were written to since they were read.
     """
 
     config: RadioConfig
     tensors: dict[str, Tensor]
     path: Path
     release: Release | None = None
+    file_state: FileState = ()
+
+    def check_unchanged(self) -> None:
+        """Make sure that nobody wrote to the files while they were read.
+
+        Raises:
+            CheckpointError: Somebody did, so that what was read may be a mixture of old and new.
+        """
+        if self.file_state != file_state(self.path):
+            raise CheckpointError(f"{self.path} was written to while it was read; load it again")
+
+
+FileState = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and time of the last change of every file of a checkpoint."""
+
+
+def file_state(path: Path) -> FileState:
+    """What changes when a file, or any weights or description in a folder, is written to."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [
+        (file.name, file.stat())
+        for file in files
+        if file == path
+        or ((file.suffix == ".safetensors" or file.name in (CONFIG, INDEX)) and file.is_file())
+    ]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def read_checkpoint(
-    path: str | Path, release: Release | None = None, choices: Settings | None = None
+    path: str | Path,
+    release: Release | None = None,
+    choices: Settings | None = None,
+    mmap: bool = False,
 ) -> Checkpoint:
-    """Read a checkpoint of any released layout. Tensors stay memory-mapped until they are used.
+    """Read a checkpoint of any released layout.
 
     Args:
         path: A torch file (``*.pth.tar``), a Hub folder (``config.json`` with ``model.safetensors``), or a
@@ -54,6 +85,7 @@ def read_checkpoint(
         release: The catalog's row, when the caller knows which version this is. Otherwise a repository's config
             names the version, and a torch file's own name does.
         choices: The user's settings. They come before what the file says, and that before the catalog (`settle`).
+        mmap: Leave the tensors in the file and map it. Whoever does so copies what must outlive the file.
 
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, or does not hold a RADIO model.
@@ -62,6 +94,7 @@ def read_checkpoint(
     path = _existing(path)
     if path.name in (CONFIG, INDEX):
         path = path.parent
+    state = file_state(path)
     raw = read_hub_repo(path) if _is_hub_layout(path) else read_torch_file(path)
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
@@ -76,19 +109,45 @@ def read_checkpoint(
         config = with_settings(described, settle(Settings(), in_file, in_catalog))
     if choices is not None:
         config = with_settings(described, settle(choices, in_file, in_catalog))
-    return Checkpoint(config, tensors, path, release)
+    if not mmap:
+        tensors = _own_memory(tensors)
+    checkpoint = Checkpoint(config, tensors, path, release, state)
+    checkpoint.check_unchanged()
+    return checkpoint
 
 
-def read_content(path: str | Path) -> dict[str, Any]:
+def _own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in memory that does not depend on the file; those that share memory still do."""
+    storages: dict[int, Tensor] = {}
+    own: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in storages:
+            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+            storages[storage.data_ptr()] = whole.clone()
+        copied = storages[storage.data_ptr()].untyped_storage()
+        own[name] = torch.empty(0, dtype=value.dtype).set_(
+            copied, value.storage_offset(), value.shape, value.stride()
+        )
+    return own
+
+
+def read_content(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """What a checkpoint holds, as it is stored: ``args`` (a Namespace), ``state_dict`` and whatever else there is.
+
+    Args:
+        path: As for `read_checkpoint`.
+        mmap: Leave the tensors in the file and map it, instead of reading them.
 
     Raises:
         CheckpointError: The file is missing, damaged or unsafe.
     """
     path = _existing(path)
     if not _is_hub_layout(path):
-        return read_torch_content(path)
+        return read_torch_content(path, mmap)
     config, tensors = read_hub_content(path)
+    if not mmap:
+        tensors = _own_memory(tensors)
     args = Namespace()
     vars(args).update(config["args"])
     return {**config, "args": args, "state_dict": tensors}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from radio.checkpoints.describe_adaptors import describe_adaptors
 from radio.checkpoints.guard import brief
+from radio.checkpoints.plain import short_name
 from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.shapes import Shapes, whole_number
 from radio.checkpoints.teachers import read_teachers
@@ -35,6 +36,8 @@ ATTENTION_HEADS = {
     "dino_v2_g_student": 24,
 }
 """Attention heads of every supported architecture: the one number that no tensor shows."""
+
+_MOST_BLOCKS = 1024
 
 _DTYPES = {"float32", "float16", "bfloat16", "float64"}
 
@@ -60,7 +63,8 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
     root = "model.inner." if layout == "dinov2" else "model."
     final_norm = layout == "dinov2" or bool(args.get("model_norm"))
     tensors = _used_tensors(raw.tensors, layout, root, final_norm)
-    shapes = Shapes(tensors, source, root)
+    whole = Shapes(tensors, source)
+    shapes = whole.under(root)
     kwargs = args.get("model_kwargs") or {}
 
     embed_dim, num_heads = _attention(shapes, architecture, kwargs)
@@ -86,7 +90,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         summary_pool="mean" if mean_pool else "token",
         teachers=tuple(teachers),
         adaptors=describe_adaptors(
-            tensors, Shapes(tensors, source), teachers, repository.get("adaptor_configs") or {}, num_cls
+            tensors, whole, teachers, repository.get("adaptor_configs") or {}, num_cls, embed_dim
         ),
         patch_bias=shapes.has("patch_generator.embedder.bias") or shapes.has("patch_embed.proj.bias"),
         qkv_bias=shapes.has("blocks.0.attn.qkv.bias"),
@@ -114,7 +118,7 @@ def _architecture(args: Mapping[str, Any], source: str) -> str:
         raise CheckpointError(
             f"{source}: E-RADIO ({brief(architecture)}) is not supported; use a ViT version"
         )
-    return architecture
+    return short_name(architecture, "the field 'model'", source)
 
 
 def _layout(tensors: Iterable[str], source: str) -> Layout:
@@ -165,6 +169,8 @@ def _attention(shapes: Shapes, architecture: str, kwargs: Mapping[str, Any]) -> 
 def _depth(tensors: Iterable[str], root: str, source: str) -> int:
     prefix = root + "blocks."
     numbers = {int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix)}
+    if len(numbers) > _MOST_BLOCKS:
+        raise CheckpointError(f"{source}: it has {len(numbers)} blocks; at most {_MOST_BLOCKS}")
     if numbers != set(range(len(numbers))):
         raise CheckpointError(
             f"{source}: blocks are missing; the file has the blocks {brief(sorted(numbers))}"
@@ -211,6 +217,8 @@ def _num_cls_tokens(
 ) -> int:
     per_teacher = bool(args.get("cls_token_per_teacher")) and layout == "cpe"
     number = len({teacher["name"] for teacher in teachers}) if per_teacher else min(1, prefix)
+    if per_teacher and not teachers:
+        raise CheckpointError(f"{source}: it says that each teacher has a class token, but lists no teachers")
     if number > prefix:
         raise CheckpointError(f"{source}: {number} teachers need a class token each, the file has {prefix}")
     return number
@@ -220,6 +228,10 @@ def _summary_idxs(
     stored: Tensor | None, teachers: list[dict[str, Any]], layout: Layout, num_cls: int, source: str
 ) -> tuple[int, ...]:
     """The class tokens that make the summary: those the repository stores, or the first of each teacher's."""
+    if stored is not None and stored.numel() > num_cls:
+        raise CheckpointError(
+            f"{source}: the summary takes {stored.numel()} class tokens, but there are {num_cls}"
+        )
     if stored is not None and layout == "cpe":
         idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in stored.flatten().tolist())
     elif num_cls > 1:
@@ -255,4 +267,4 @@ def _version(given: Mapping[str, Any], patch_size: int, source: str) -> str:
             f"{source}: config.json says patch_size {brief(given['patch_size'])}, the tensors say {patch_size}"
         )
     version = given.get("version")
-    return version if isinstance(version, str) else ""
+    return short_name(version, "version", source) if isinstance(version, str) else ""

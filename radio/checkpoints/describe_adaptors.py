@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from radio.checkpoints.guard import brief
+from radio.checkpoints.plain import short_name
 from radio.checkpoints.shapes import Shapes, whole_number
 from radio.config import AdaptorConfig, HeadConfig
 from radio.errors import CheckpointError
@@ -19,6 +20,7 @@ def describe_adaptors(
     teachers: list[dict[str, Any]],
     given: Mapping[str, Any],
     num_cls_tokens: int,
+    embed_dim: int,
 ) -> tuple[AdaptorConfig, ...]:
     """Describe every adaptor whose tensors are there, in the order of the teachers.
 
@@ -28,15 +30,19 @@ def describe_adaptors(
         teachers: The teachers' entries of the checkpoint, in order.
         given: ``adaptor_configs`` of a Hub repository; empty for a torch file.
         num_cls_tokens: How many class tokens there are to read from.
+        embed_dim: Width of the tokens that the heads read.
 
     Raises:
-        CheckpointError: A head is incomplete, or reads a class token that does not exist.
+        CheckpointError: A head is incomplete, does not fit the backbone, or reads a class token that does not exist; or
+            an adaptor has a name that no module can have.
     """
     order = {teacher["name"]: i for i, teacher in reversed(list(enumerate(teachers)))}
     found = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("adaptors."))
+    taken = {"backbone", *dir(nn.ModuleDict())}  # the backbone's own outputs, and what a module has already
     adaptors = []
     for name in sorted(found, key=lambda name: order.get(name, len(teachers))):
-        if not name or hasattr(nn.ModuleDict, name):
+        short_name(name, "the name of an adaptor", shapes.source)
+        if not name.strip() or name in taken:
             raise CheckpointError(f"{shapes.source}: {brief(name)} cannot be the name of an adaptor")
         index = order.get(name, 0)
         teacher = teachers[index] if name in order else {"name": name}
@@ -46,17 +52,22 @@ def describe_adaptors(
         upsample = _first(
             (config.get("feature") or {}).get("upsample_factor"), teacher.get("fd_upsample_factor"), 1
         )
-        adaptors.append(
-            AdaptorConfig(
-                name=name,
-                head_idx=_head_idx(slot, name, shapes.source, num_cls_tokens),
-                summary=_describe_head(heads.under("head_mlp."), 1),
-                feature=_describe_head(
-                    heads.under("feat_mlp."), whole_number(upsample, "upsample_factor", shapes.source)
-                ),
-                teacher=teacher,
-            )
+        adaptor = AdaptorConfig(
+            name=name,
+            head_idx=_head_idx(slot, name, shapes.source, num_cls_tokens),
+            summary=_describe_head(heads.under("head_mlp."), 1),
+            feature=_describe_head(
+                heads.under("feat_mlp."), whole_number(upsample, "upsample_factor", shapes.source)
+            ),
+            teacher=teacher,
         )
+        for head in (adaptor.summary, adaptor.feature):
+            if head.input_dim != embed_dim:
+                raise CheckpointError(
+                    f"{shapes.source}: a head of adaptor {brief(name)} takes tokens of width {head.input_dim}, the "
+                    f"backbone gives {embed_dim}"
+                )
+        adaptors.append(adaptor)
     return tuple(adaptors)
 
 
@@ -101,6 +112,10 @@ def _describe_head(shapes: Shapes, upsample: int) -> HeadConfig:
 def _describe_attention_head(shapes: Shapes, upsample: int) -> HeadConfig:
     mlp = _describe_head(shapes.under("mlp."), upsample)
     width = shapes.of("blocks.0.attn.proj.weight")[0]
+    if mlp.kind != "v2" or mlp.input_dim != width:
+        raise CheckpointError(
+            f"{shapes.source}: an attention head of width {width} ends in a {mlp.kind} MLP of width {mlp.input_dim}"
+        )
     head = HeadConfig(
         kind="attn",
         input_dim=width,

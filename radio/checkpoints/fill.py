@@ -8,13 +8,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from radio.checkpoints.guard import listing
 from radio.errors import CheckpointError
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def fill(
-    module: Module, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, source: str
+    module: Module,
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    source: str,
+    copy: bool = True,
 ) -> Module:
     """Give a module that was built on the meta device its tensors.
 
@@ -22,8 +28,10 @@ def fill(
         module: Built under ``torch.device("meta")``.
         tensors: Exactly the module's state, by name.
         device: Where the weights go.
-        dtype: What the weights become. Tensors that already fit are taken as they are, without a copy.
+        dtype: What the weights become.
         source: Where the tensors come from, for messages.
+        copy: Whether the module gets memory of its own. Otherwise tensors that already fit are taken as they are, and
+            the module depends on what they lie in, such as a mapped file.
 
     Returns:
         The module.
@@ -51,7 +59,7 @@ def fill(
     found = "; ".join(problem for problem in problems if problem)
     if found:
         raise CheckpointError(f"{source}: the tensors do not fit the model: {found}")
-    state = {name: value.to(device=device, dtype=dtype) for name, value in tensors.items()}
+    state = {name: value.to(device=device, dtype=dtype, copy=copy) for name, value in tensors.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module
 
@@ -59,5 +67,4 @@ def fill(
 def _problem(kind: str, names: list[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{kind}: {', '.join(name[:200] for name in names[:8])}{more}"
+    return f"{kind}: {listing(names, most=8)}"

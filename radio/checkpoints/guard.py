@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from radio.errors import CheckpointError
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 120, 120, 40
 
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -32,14 +29,47 @@ def refuse_malformed(source: str | Path) -> Iterator[None]:
 
 
 def short_reason(error: BaseException) -> str:
-    """The kind of an error and the first line of its message, cut short."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
+    """The kind of an error and the first line of its message, cut short and safe to print."""
+    lines = str(error)[:2000].splitlines()
+    return f"{type(error).__name__}: {printable(lines[0], 500)}" if lines else type(error).__name__
+
+
+def printable(text: str, most: int = 120) -> str:
+    """A text from a file as a terminal may show it: cut, and with codes in place of what cannot be printed."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return shown if len(text) <= most else f"{shown[:most]}..."
 
 
 def brief(value: Any) -> str:
-    """A value from a file as a short text, however long or deeply nested it is."""
-    return _BRIEF.repr(value)
+    """A value from a file as a short text that a terminal may show, however long or deeply nested it is."""
+    return _brief(value, 2)
+
+
+def _brief(value: Any, depth: int) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= 120 else value[:117] + "...")
+    if isinstance(value, int) and not isinstance(value, bool):
+        large = value.bit_length() > 128
+        return f"a number of {value.bit_length()} bits" if large else repr(value)
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple, dict)):
+        opening, closing = "{}" if isinstance(value, dict) else "()" if isinstance(value, tuple) else "[]"
+        if depth == 0 and value:
+            return f"{opening}...{closing}"
+        shown = [_brief(item, depth - 1) for item in islice(value, 6)]
+        if isinstance(value, dict):
+            values = [_brief(item, depth - 1) for item in islice(value.values(), 6)]
+            shown = [f"{key}: {item}" for key, item in zip(shown, values, strict=True)]
+        return f"{opening}{', '.join(shown)}{', ...' if len(value) > 6 else ''}{closing}"
+    return f"<{type(value).__name__}>"
+
+
+def listing(names: Iterable[str], most: int = 12) -> str:
+    """Names from a file, one after another, the first of them if there are many."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(printable(name, 200) for name in every[:most]) + more
 
 
 def refuse_placeholder(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from radio.checkpoints.guard import refuse_placeholder, short_reason
+from radio.checkpoints.guard import brief, listing, refuse_placeholder, short_reason
+from radio.checkpoints.plain import plain_fields
 from radio.checkpoints.raw import RawCheckpoint
+from radio.checkpoints.shapes import check_names
 from radio.config import AdaptorConfig, HeadConfig, RadioConfig
 from radio.errors import CheckpointError
 
@@ -24,7 +27,18 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PREFIX = "radio_model."
-_LARGEST_JSON = 64 * 2**20
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+)
+_LARGEST_JSON = 4 * 2**20
 
 
 def read_hub_repo(path: Path) -> RawCheckpoint:
@@ -49,7 +63,7 @@ def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
     folder = path if path.is_dir() else path.parent
-    config = _read_json(folder / CONFIG)
+    config = plain_fields(read_json(folder / CONFIG), str(folder / CONFIG))
     if not isinstance(config.get("args"), dict):
         raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
     tensors: dict[str, Tensor] = {}
@@ -58,7 +72,7 @@ def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is not a Hub repository: it has no {path.name}")
     refuse_placeholder(path)
@@ -76,15 +90,20 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def shard_names(index: Path) -> list[str]:
-    """The weights files that an index names, without any folders that it may name too.
+    """The weights files that an index names: files of its own folder, never elsewhere.
 
     Raises:
         CheckpointError: It is not such an index.
     """
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict):
         raise CheckpointError(f"{index} has no usable 'weight_map'")
-    return sorted({Path(name).name for name in names.values()})
+    for name in names.values():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise CheckpointError(
+                f"{index} names {brief(name)}, which is no name of a safetensors file in the same folder"
+            )
+    return sorted(set(names.values()))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -94,7 +113,7 @@ def _weight_files(folder: Path) -> list[Path]:
         files = [folder / name for name in shard_names(folder / INDEX)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download them")
+            raise CheckpointError(f"{folder} lacks {listing(missing)}, which {INDEX} names; download them")
         return files
     raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}")
 
@@ -102,11 +121,13 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     refuse_placeholder(path)
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        tensors = load_file(path)
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({short_reason(error)}); download it again"
         ) from error
+    check_names(tensors, path)
+    return tensors
 
 
 def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from radio.checkpoints.guard import brief
 from radio.errors import CheckpointError
+
+_LONGEST_NAME = 300
 
 
 class Shapes:
@@ -25,10 +29,13 @@ class Shapes:
         self.source = source
         self._tensors = tensors
         self._root = root
+        self._children = _children(tensors)
 
     def under(self, root: str) -> Shapes:
         """The same tensors, with another prefix before every name."""
-        return Shapes(self._tensors, self.source, self._root + root)
+        below = copy(self)
+        below._root = self._root + root
+        return below
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
@@ -52,10 +59,31 @@ class Shapes:
 
     def count(self, list_name: str) -> int:
         """The length of a list of modules: how many different numbers follow ``list_name.`` in the names."""
-        prefix = f"{self._root}{list_name}."
-        return len(
-            {name.removeprefix(prefix).split(".")[0] for name in self._tensors if name.startswith(prefix)}
-        )
+        return len(self._children.get(f"{self._root}{list_name}.", ()))
+
+
+def _children(names: Iterable[str]) -> dict[str, set[str]]:
+    """For every ``prefix.`` among the names what follows it, up to the next dot."""
+    children: dict[str, set[str]] = {}
+    for name in names:
+        prefix = ""
+        for part in name.split("."):
+            children.setdefault(prefix, set()).add(part)
+            prefix += f"{part}."
+    return children
+
+
+def check_names(names: Iterable[str], source: str | Path) -> None:
+    """Refuse names that no module could have.
+
+    Raises:
+        CheckpointError: A name is longer than any tensor's.
+    """
+    for name in names:
+        if len(name) > _LONGEST_NAME:
+            raise CheckpointError(
+                f"{source}: a tensor's name has {len(name)} characters ({brief(name)}); at most {_LONGEST_NAME}"
+            )
 
 
 def whole_number(value: Any, name: str, source: str, least: int = 1) -> int:

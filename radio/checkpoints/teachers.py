@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from radio.checkpoints.plain import short_name
 from radio.errors import CheckpointError
 
 
@@ -20,4 +21,6 @@ def read_teachers(args: Mapping[str, Any], source: str | Path) -> list[dict[str,
         isinstance(teacher, Mapping) and isinstance(teacher.get("name"), str) for teacher in teachers
     ):
         raise CheckpointError(f"{source}: 'teachers' must be a list of dicts, each with a 'name'")
+    for teacher in teachers:
+        short_name(teacher["name"], "a teacher's name", str(source))
     return [dict(teacher) for teacher in teachers]

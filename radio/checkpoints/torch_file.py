@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, short_reason
+from radio.checkpoints.pickle_check import LONGEST_PICKLE, check_pickle
+from radio.checkpoints.plain import plain_fields
 from radio.checkpoints.raw import RawCheckpoint
+from radio.checkpoints.shapes import check_names
 from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
 
@@ -62,24 +65,28 @@ def read_torch_file(path: Path) -> RawCheckpoint:
                 f"but holds {brief(list(content))}"
             )
         args = content["args"]
-        args = vars(args) if isinstance(args, Namespace) else args
-        if not isinstance(args, dict):
+        if not isinstance(args, (Namespace, dict)):
             raise CheckpointError(
                 f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict"
             )
-        tensors = _plain_tensors(state, path)
+        args = plain_fields(args, str(path))
+        tensors = plain_tensors(state, path)
         return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
 
 
-def read_torch_content(path: Path) -> dict[str, Any]:
-    """The dict that a torch checkpoint file holds, memory-mapped and read without running any code.
+def read_torch_content(path: Path, mmap: bool = True) -> dict[str, Any]:
+    """The dict that a torch checkpoint file holds, read without running any code.
+
+    Args:
+        path: A zip-format ``torch.save`` of a dict.
+        mmap: Leave the tensors in the file and map it, instead of reading them.
 
     Raises:
-        CheckpointError: The file is not a torch file, is damaged, names a global that is not allowed, or holds
-            something other than a dict.
+        CheckpointError: The file is not a torch file, is damaged, asks for more than tensors and plain values, or
+            holds something other than a dict.
     """
     _check_container(path)
-    content = _load(path)
+    content = _load(path, mmap)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not the dict of a RADIO checkpoint")
     return content
@@ -106,18 +113,20 @@ def _check_container(path: Path) -> None:
         )
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, mmap: bool) -> Any:
     try:
-        unsafe = sorted(
-            set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-            - {_name(g) for g in _allowed_globals()}
-        )
-        if unsafe:
-            raise CheckpointError(
-                f"{path} wants to use {', '.join(unsafe)} while it is read, which no RADIO checkpoint needs; refused"
-            )
+        # torch's own reader, so that what is checked is what torch.load reads.
+        reader = torch._C.PyTorchFileReader(str(path))
+        records = {
+            name.removeprefix("data/"): reader.get_record_size(name)
+            for name in reader.get_all_records()
+            if name.startswith("data/")
+        }
+        if reader.get_record_size("data.pkl") > LONGEST_PICKLE:
+            raise CheckpointError(f"{path} describes itself in more bytes than any RADIO checkpoint; refused")
+        check_pickle(reader.get_record("data.pkl"), records, str(path))
         with _READING, torch.serialization.safe_globals(_allowed_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -130,15 +139,20 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, if they are plain ones that the file really holds."""
+def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, if they are plain ones that the file really holds.
+
+    Raises:
+        CheckpointError: One is not, or all together claim much more than the file holds.
+    """
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise CheckpointError(f"{path}: the state dict must map names to tensors")
     for name, value in state.items():
         if (
-            value.layout != torch.strided
+            type(value) not in (Tensor, torch.nn.Parameter)
+            or value.layout != torch.strided
             or value.device.type != "cpu"
             or value.is_quantized
             or value.is_nested
@@ -151,13 +165,8 @@ def _plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
     claimed, held = sum(value.nbytes for value in state.values()), path.stat().st_size
     if claimed > _MOST_SHARING * held:
         raise CheckpointError(f"{path} claims {claimed} bytes of weights in a file of {held} bytes; refused")
+    check_names(state, path)
     return {name.removeprefix("module."): value.detach() for name, value in state.items()}
-
-
-def _name(allowed: Callable | tuple[Callable, str]) -> str:
-    if isinstance(allowed, tuple):
-        return allowed[1]
-    return f"{allowed.__module__}.{allowed.__qualname__}"
 
 
 _PREFIXES = {
@@ -171,28 +180,36 @@ _HEADS = {"_heads.": "head_mlp", "_feature_projections.": "feat_mlp"}
 
 def _rename(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
     names = [teacher["name"] for teacher in read_teachers(args, path)]
+    first = {name: number for number, name in reversed(list(enumerate(names)))}
     renamed: dict[str, Tensor] = {}
     for old, value in tensors.items():
-        new = _new_name(old, names, path)
+        new = _new_name(old, names, first, path)
         if new is not None:
             renamed[new] = value
     return renamed
 
 
-def _new_name(old: str, teachers: list[str], path: Path) -> str | None:
-    """This library's name of a tensor, or None for the heads of a teacher's later entries."""
+def _new_name(old: str, teachers: list[str], first: dict[str, int], path: Path) -> str | None:
+    """This library's name of a tensor, or None for the heads of a teacher's later entries.
+
+    Args:
+        old: The stored name.
+        teachers: The teachers' names, in order.
+        first: The number of each teacher's first entry.
+        path: For messages.
+    """
     for prefix, new_prefix in _PREFIXES.items():
         if old.startswith(prefix):
             return new_prefix + old.removeprefix(prefix)
     for prefix, part in _HEADS.items():
         if old.startswith(prefix):
             key, _, rest = old.removeprefix(prefix).partition(".")
-            if key in teachers:
+            if key in first:
                 return f"adaptors.{key}.{part}.{rest}"
             if not key.isdecimal() or int(key) >= len(teachers):
                 raise CheckpointError(
                     f"{path}: {brief(old)} belongs to no teacher; the teachers are {brief(teachers)}"
                 )
             name = teachers[int(key)]
-            return f"adaptors.{name}.{part}.{rest}" if teachers.index(name) == int(key) else None
+            return f"adaptors.{name}.{part}.{rest}" if first[name] == int(key) else None
     return old

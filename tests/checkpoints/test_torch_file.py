@@ -216,7 +216,7 @@ def test_everything_that_released_files_hold_is_read(content, good):
         ),
         (
             lambda c: vars(c["args"]).update(dtype=torch.float8_e4m3fn),
-            "dtype torch.float8_e4m3fn is not one of",
+            "dtype 'torch.float8_e4m3fn' is not one of",
         ),
         (lambda c: vars(c["args"]).update(teachers="clip"), "'teachers' must be a list of dicts"),
         (lambda c: vars(c["args"]).update(teachers=[{"type": "clip"}]), "each with a 'name'"),
@@ -272,7 +272,7 @@ _FC1 = "base_model.blocks.2.mlp.fc1.weight"
         (lambda s: s.pop("input_conditioner.norm_std"), "missing: input_conditioner.norm_std"),
         (lambda s: s.update({_FC1: torch.zeros(1, 1).expand(2**20, 2**20)}), "more than the file holds"),
         (lambda s: s.update({_FC1: torch.zeros(1).expand(0)}), "misshapen"),
-        (lambda s: setattr(s[_FC1], "detach", "not a method"), "does not describe a RADIO model"),
+        (lambda s: setattr(s[_FC1], "detach", "not a method"), "not a plain dense tensor"),
     ],
 )
 def test_wrong_tensors_are_named(content, good, spoil, message):
