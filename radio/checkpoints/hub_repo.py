@@ -68,7 +68,7 @@ def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder) if path.is_dir() else [path]:
-        tensors.update(_read_safetensors(file))
+        tensors.update(read_safetensors(file))
     return config, tensors
 
 
@@ -118,7 +118,7 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     refuse_placeholder(path)
     try:
         tensors = load_file(path)

@@ -13,9 +13,13 @@ from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.checkpoints.fill import fill
+from radio.checkpoints.guard import brief, refuse_malformed
+from radio.checkpoints.hub_repo import read_json
+from radio.checkpoints.plain import plain_fields
 from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
+from radio.text.allowed import OPEN_CLIP_TEXT, OPEN_CLIP_TOKENIZER, checked, whole
 from radio.text.tower import TextTower, Tokenizer
 from radio.text.weights import read_tensors
 
@@ -99,9 +103,10 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     text = _model_config(open_clip, _registry_name(model), weights)["text_cfg"]
     repository = text.get("hf_tokenizer_name")
     length = text.get("context_length", 77)
-    options = text.get("tokenizer_kwargs") or {}
+    options = checked(text.get("tokenizer_kwargs") or {}, OPEN_CLIP_TOKENIZER, f"{model}: tokenizer_kwargs")
     if not repository:
-        return open_clip.SimpleTokenizer(context_length=length, **options)
+        clean = {name: value for name, value in options.items() if name == "clean"}
+        return open_clip.SimpleTokenizer(context_length=length, **clean)
     folder = _folder_of(weights)
     message = (
         f"cannot load the tokenizer of {model} ({folder or repository}): put tokenizer.json and "
@@ -110,13 +115,35 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     )
     try:
         if folder is None or not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            _check_tokenizer(open_clip, repository, weights)
             check_hub(repository, ["tokenizer_config.json"], message)
             folder = Path(snapshot_download(repository, allow_patterns=_TOKENIZER_PATTERNS))
         return open_clip.tokenizer.HFTokenizer(
-            str(folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
+            str(folder),
+            context_length=length,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            trust_remote_code=False,
+            local_files_only=True,
+            **options,
         )
+    except CheckpointError:
+        raise
     except (OSError, ValueError, HTTPError) as error:
         raise DownloadError(message) from error
+
+
+def _check_tokenizer(open_clip: Any, repository: str, source: Path | None) -> None:
+    """Refuse a tokenizer's repository that open_clip itself does not name.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    configs = map(open_clip.get_model_config, open_clip.list_models())
+    if repository not in {config["text_cfg"].get("hf_tokenizer_name") for config in configs}:
+        raise CheckpointError(
+            f"{source} wants the tokenizer {brief(repository)}, which no model of open_clip uses; put its files "
+            "(tokenizer.json, tokenizer_config.json) into the folder if you trust them"
+        )
 
 
 def _folder_of(weights: Path | None) -> Path | None:
@@ -129,17 +156,31 @@ def _registry_name(model: str) -> str:
 
 
 def _model_config(open_clip: Any, model: str, weights: Path | None) -> dict[str, Any]:
-    if weights is not None and weights.is_dir():
-        if not (weights / "open_clip_config.json").is_file():
-            raise CheckpointError(f"{weights} has no open_clip_config.json; give the weights file itself")
-        return open_clip.get_model_config(f"local-dir:{weights}")
-    config = open_clip.get_model_config(model)
-    if config is None:
+    """The width of the embedding and the settings of the text half: a folder's own, or open_clip's of that name."""
+    if weights is None or not weights.is_dir():
+        if model not in open_clip.list_models():  # a name with a scheme would name a place to load from
+            raise CheckpointError(
+                f"open_clip {open_clip.__version__} does not know the model {brief(model)}; a newer version may "
+                "(open_clip.list_models() lists them), or give text_weights a folder with open_clip_config.json"
+            )
+        return open_clip.get_model_config(model)
+    path = weights / "open_clip_config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{weights} has no open_clip_config.json; give the weights file itself")
+    content = plain_fields(read_json(path), str(path))
+    config = content.get("model_cfg", content)
+    if not isinstance(config, dict) or not whole(1, 2**15)(config.get("embed_dim")):
+        raise CheckpointError(f"{path}: 'embed_dim' must be a whole number, got {brief(config)}")
+    if isinstance(config.get("text_cfg"), dict) and config["text_cfg"].get("hf_model_name"):
         raise CheckpointError(
-            f"open_clip {open_clip.__version__} does not know the model {model!r}; a newer version may "
-            "(open_clip.list_models() lists them), or give text_weights a folder with open_clip_config.json"
+            f"{path}: the text tower is the transformers model {brief(config['text_cfg']['hf_model_name'])}; only "
+            "open_clip's own text towers are supported"
         )
-    return config
+    return {
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": config.get("quick_gelu") is True,
+        "text_cfg": checked(config.get("text_cfg"), OPEN_CLIP_TEXT, f"{path}: text_cfg"),
+    }
 
 
 def _local_file(weights: Path) -> Path:
@@ -155,7 +196,7 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
     row = open_clip.get_pretrained_cfg(model, pretrained)
     if not row:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise CheckpointError(f"open_clip has no weights {pretrained!r} for {model!r}; it has: {tags}")
+        raise CheckpointError(f"open_clip has no weights {brief(pretrained)} for {model!r}; it has: {tags}")
     repository, filename = posixpath.split(row.get("hf_hub") or "")
     source = f"https://huggingface.co/{repository}" if repository else row.get("url")
     message = (
@@ -176,7 +217,7 @@ def _empty_tower(config: dict[str, Any], quick_gelu: bool, model: str) -> torch.
             f"the text tower of {model!r} is the transformers model {config['text_cfg']['hf_model_name']!r}; "
             "only open_clip's own text towers are supported"
         )
-    with torch.device("meta"):
+    with refuse_malformed(model), torch.device("meta"):
         module = require("open_clip.model", "text")._build_text_tower(
             config["embed_dim"], config["text_cfg"], quick_gelu=quick_gelu
         )

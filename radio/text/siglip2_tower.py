@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -14,9 +13,13 @@ from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.checkpoints.fill import fill
+from radio.checkpoints.guard import brief, refuse_malformed, short_reason
+from radio.checkpoints.hub_repo import read_json, shard_names
+from radio.checkpoints.plain import plain_fields
 from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
+from radio.text.allowed import SIGLIP_TEXT, checked
 from radio.text.canonical import canonicalize
 from radio.text.tower import TextTower, Tokenizer
 from radio.text.weights import read_tensors
@@ -32,7 +35,7 @@ REPOSITORIES = {
 CONTEXT_LENGTH = 64
 
 _LOGIT_NAMES = ("logit_scale", "logit_bias")
-_CLASSES = {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
+_CLASSES = {"siglip": "Siglip", "siglip2": "Siglip2"}
 
 
 def load_tower(model: str, weights: Path | None) -> TextTower:
@@ -50,15 +53,23 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
     """
     transformers = require("transformers", "text")
     config_file = _required(model, weights, "config.json")
-    kind = _read_json(config_file).get("model_type")
+    content = plain_fields(read_json(config_file), str(config_file))
+    kind = content.get("model_type")
     if kind not in _CLASSES:
-        raise CheckpointError(f"{config_file} describes a {kind!r} model; expected {' or '.join(_CLASSES)}")
-    config = transformers.AutoConfig.from_pretrained(config_file.parent, local_files_only=True)
+        raise CheckpointError(
+            f"{config_file} describes a {brief(kind)} model; expected {' or '.join(_CLASSES)}"
+        )
+    stated = content.get("text_config") or {}
+    if not isinstance(stated, dict):
+        raise CheckpointError(f"{config_file}: 'text_config' must be a dict, got {brief(stated)}")
+    shaping = {name: value for name, value in stated.items() if name in SIGLIP_TEXT}
     tensors = _tensors(model, weights)
     scale, bias = (tensors.pop(name, None) for name in _LOGIT_NAMES)
-    text_config = config.text_config
-    with torch.device("meta"):
-        module = getattr(transformers, _CLASSES[kind])(text_config)
+    with refuse_malformed(config_file), torch.device("meta"):
+        text_config = getattr(transformers, f"{_CLASSES[kind]}TextConfig")(
+            **checked(shaping, SIGLIP_TEXT, f"{config_file}: text_config")
+        )
+        module = getattr(transformers, f"{_CLASSES[kind]}TextModel")(text_config)
     # The one buffer that no file holds: the numbers of the positions.
     module.embeddings.position_ids = torch.arange(text_config.max_position_embeddings)[None]
     own = {name.removeprefix("text_model."): value for name, value in tensors.items()}
@@ -85,11 +96,14 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     """
     tokenizers = require("tokenizers", "text")
     path = _required(model, weights, "tokenizer.json")
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{path} is no tokenizer that can be read ({short_reason(error)})") from error
     padding = _padding_token(_find(model, weights, "tokenizer_config.json"))
     number = tokenizer.token_to_id(padding)
     if number is None:
-        raise CheckpointError(f"{path} has no padding token {padding!r}")
+        raise CheckpointError(f"{path} has no padding token {brief(padding)}")
     tokenizer.enable_truncation(CONTEXT_LENGTH)
     tokenizer.enable_padding(length=CONTEXT_LENGTH, pad_id=number, pad_token=padding)
 
@@ -125,7 +139,7 @@ def _find(model: str, weights: Path | None, name: str) -> Path | None:
 def _repository(model: str) -> str:
     if model not in REPOSITORIES:
         raise ValueError(
-            f"unknown SigLIP 2 text tower {model!r}; known: {', '.join(REPOSITORIES)}; "
+            f"unknown SigLIP 2 text tower {brief(model)}; known: {', '.join(REPOSITORIES)}; "
             "or give the folder of its transformers model as text_weights=..."
         )
     return REPOSITORIES[model]
@@ -152,8 +166,11 @@ def _tensors(model: str, weights: Path | None) -> dict[str, Tensor]:
     whole = _find(model, weights, "model.safetensors")
     if whole is not None:
         return read_tensors(whole, _is_wanted)
-    index = _read_json(_required(model, weights, "model.safetensors.index.json"))
-    names = sorted({file for name, file in index["weight_map"].items() if _is_wanted(name)})
+    index = _required(model, weights, "model.safetensors.index.json")
+    places = read_json(index).get("weight_map")
+    shards = set(shard_names(index))
+    assert isinstance(places, dict)  # or shard_names had refused it
+    names = sorted(shards & {file for name, file in places.items() if _is_wanted(name)})
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= read_tensors(_required(model, weights, name), _is_wanted)
@@ -165,14 +182,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _padding_token(path: Path | None) -> str:
-    token = None if path is None else _read_json(path).get("pad_token")
+    token = None if path is None else read_json(path).get("pad_token")
     if isinstance(token, dict):
         token = token.get("content")
-    return token or "<pad>"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    return token if token and isinstance(token, str) else "<pad>"

@@ -137,7 +137,7 @@ def test_saving_over_the_folder_it_was_loaded_from(folder):
 
 def test_weights_that_share_memory_can_be_saved(tmp_path):
     make_checkpoint(tmp_path / "file.pth.tar", VERSIONS["radio_v2.5-b"], small=True, repeat_blocks=True)
-    model = load_model(tmp_path / "file.pth.tar", device="cpu", dtype="bfloat16")
+    model = load_model(tmp_path / "file.pth.tar", device="cpu", dtype="bfloat16", mmap=True)
     first, last = model.blocks[0].attn.proj.weight, model.blocks[-1].attn.proj.weight
     assert first.data_ptr() == last.data_ptr()
     model.save_pretrained(tmp_path / "saved")

@@ -225,7 +225,7 @@ def test_wrong_local_files_are_named(tmp_path, text_towers):
     with pytest.raises(CheckpointError, match=r"missing.bin does not exist"):
         text_encoder_for(CLIP, tmp_path / "missing.bin")
     (tmp_path / "damaged.safetensors").write_bytes(b"not a file")
-    with pytest.raises(CheckpointError, match=r"damaged.safetensors is not a readable"):
+    with pytest.raises(CheckpointError, match=r"damaged.safetensors is damaged or not a safetensors"):
         text_encoder_for(CLIP, tmp_path / "damaged.safetensors").encode_text(["a cat"])
     save_file({"visual.conv1.weight": torch.zeros(2)}, tmp_path / "vision.safetensors")
     with pytest.raises(CheckpointError, match=r"holds no text tower"):
@@ -242,7 +242,7 @@ def test_wrong_local_files_are_named(tmp_path, text_towers):
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"state_dict": Path("/tmp"), "x": print}, tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError, match=r"evil.pt is not a weights file that can be read safely"):
+    with pytest.raises(CheckpointError, match=r"evil.pt cannot be read safely: it wants to use .*print"):
         text_encoder_for(CLIP, tmp_path / "evil.pt").encode_text(["a cat"])
 
 
