@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import re
 import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,7 +127,7 @@ def export_model(
     Args:
         model: In eval mode, in the dtype that the file should compute in.
         path: ``*.onnx`` or ``*.pt2``. The file appears when it is complete (and checked). Weights of more than
-            1.5 GB lie beside an ONNX file, in ``NAME.onnx.data``.
+            1.5 GB lie beside an ONNX file, in ``NAME-<12 letters>.onnx.data``; those of an earlier export are removed.
         dynamic, size, batch, feature_fmt: As for `export_program`.
         check: Run the file (in ONNX Runtime for ONNX) at sizes it was not traced at, square and in both
             orientations where height and width are dynamic, and compare with the model.
@@ -156,7 +159,7 @@ def export_model(
         if path.suffix == ".onnx":
             _save_onnx(program, staged, metadata, model)
         else:
-            torch.export.save(program, staged, extra_files={"radio.json": json.dumps(metadata)})
+            _save_program(program, staged, metadata)
         if not check:
             return []
         checks = _compare(model, staged, _shapes_to_check(model, dynamic, size, batch), feature_fmt)
@@ -251,17 +254,64 @@ def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Path]:
-    """A place to write ``path`` and files beside it; they move to their places together when the block ends well."""
+    """A place to write ``path`` and weights beside it; they move to their places when the block ends well.
+
+    Weights beside it have a name of their own in every export. The old file goes on naming the old weights until the
+    new file, which names the new ones, takes its place in one step: at no moment does a graph meet other weights.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replaces = path.exists()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        yield Path(folder) / path.name
-        files = list(Path(folder).iterdir())
-        # The file that people open comes last, so it never lacks the weights beside it.
-        for file in sorted(files, key=lambda file: file.name == path.name):
+        staged = Path(folder) / path.name
+        yield staged
+        beside = [file for file in Path(folder).iterdir() if file != staged]
+        for file in beside:
             os.replace(file, path.parent / file.name)
-        if replaces and path.suffix == ".onnx" and len(files) == 1:  # a larger model may have been here
-            path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+        os.replace(staged, path)
+        if path.suffix == ".onnx":
+            _remove_old_weights(path, {file.name for file in beside})
+
+
+def _remove_old_weights(path: Path, current: set[str]) -> None:
+    """Remove the weights that earlier exports to the same path left beside it."""
+    pattern = re.compile(rf"{re.escape(path.stem)}(-[0-9a-f]{{12}})?\.onnx\.data")
+    for file in path.parent.iterdir():
+        if pattern.fullmatch(file.name) and file.name not in current:
+            file.unlink(missing_ok=True)
+
+
+class _FailingLater(io.RawIOBase):
+    """A file that keeps its first error to itself: PyTorch's archive writer aborts the process when a write fails."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        length = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return length
+
+
+def _save_program(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    with path.open("wb", buffering=0) as file:
+        writer = _FailingLater(file)
+        torch.export.save(program, writer, extra_files={"radio.json": json.dumps(metadata)})  # type: ignore[arg-type]
+        if writer.error is not None:
+            raise writer.error
 
 
 @contextmanager
@@ -302,7 +352,12 @@ def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], m
     onnx_program.model.producer_version = radio.__version__
     onnx_program.model.metadata_props.update(metadata)
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
-    onnx_program.save(str(path), external_data=size > _PROTOBUF_LIMIT)
+    if size <= _PROTOBUF_LIMIT:
+        onnx_program.save(str(path))
+        return
+    named = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}.onnx")  # the weights take their name from it
+    onnx_program.save(str(named), external_data=True)
+    named.rename(path)
 
 
 def _compare(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import onnx
 import onnxruntime
@@ -183,13 +185,55 @@ def test_large_models_keep_their_weights_beside_the_file(reference, tmp_path, mo
     monkeypatch.setattr("radio.export._PROTOBUF_LIMIT", 1000)
     path = tmp_path / "model.onnx"
     export_model(model, path, size=(64, 64), check=True)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    [first] = _weights_of(path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", first}
     pixels = _pixels(1, 64, 64)
     _assert_same(_run(path, pixels), _expected(model, pixels))
+    old = path.read_bytes()
+    export_model(model, path, size=(64, 64))
+    [second] = _weights_of(path)
+    assert second != first, "a graph must never meet the weights of another export"
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", second}
+    path.write_bytes(old)  # as it is when an export is killed before its last step
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail):
+        _run(path, pixels)
     monkeypatch.undo()
     export_model(model, path, size=(64, 64))
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     _assert_same(_run(path, pixels), _expected(model, pixels))
+
+
+def _weights_of(path) -> set[str]:
+    """The files beside an ONNX file that it takes its weights from."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(reference, tmp_path, suffix):
+    """PyTorch's archive writer would abort the process. The largest size of a file stands in for a full disk."""
+    path = tmp_path / "out" / f"model.{suffix}"
+    code = f"""
+import resource, signal
+from radio import load_model
+from radio.export import export_model
+model = load_model({str(reference / "upsample" / "checkpoint.pth.tar")!r}, device="cpu")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    export_model(model, {str(path)!r}, size=(64, 64))
+except OSError as error:
+    print("refused")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "refused", (result.returncode, result.stderr[-2000:])
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_training_mode_is_refused(reference, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +28,8 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PREFIX = "radio_model."
+_PAIR = "config_id"
+"""In ``config.json`` and in the header of the weights: which config they were written with."""
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 _UNREADABLE = (
     SafetensorError,
@@ -69,7 +72,23 @@ def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder) if path.is_dir() else [path]:
         tensors.update(read_safetensors(file))
+        _check_pair(config, file, folder)
     return config, tensors
+
+
+def _check_pair(config: dict[str, Any], weights: Path, folder: Path) -> None:
+    """Refuse weights that were written with another config, as when saving was killed between the two files.
+
+    Files that others wrote say nothing about it and are taken as they are.
+    """
+    with safe_open(weights, framework="pt") as file:
+        written_with = (file.metadata() or {}).get(_PAIR)
+    if written_with != config.get(_PAIR):
+        raise CheckpointError(
+            f"{weights} and {folder / CONFIG} do not belong together: one was replaced without the other, perhaps "
+            f"because saving was interrupted. Save, convert or download both again; if you changed the weights "
+            f"yourself, remove '{_PAIR}' from {CONFIG}"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,7 +153,8 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
     """Write ``config.json`` and ``model.safetensors`` in the released layout.
 
     Both files are written beside their place and then renamed, so that an interrupted call leaves nothing half
-    written and a model may be saved over the files that it is mapped from.
+    written and a model may be saved over the files that it is mapped from. Each names the other, so that a call that is
+    killed between the two leaves a folder that is refused, not one that gives other numbers.
 
     Args:
         folder: Made if it does not exist.
@@ -148,12 +168,20 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
     folder.mkdir(parents=True, exist_ok=True)
     named = _separate({_PREFIX + name: value for name, value in tensors.items()})
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
+    content = config_to_json(config)
+    content[_PAIR] = hashlib.sha256(_to_text(content).encode()).hexdigest()[:32]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
-        save_file(named, Path(staging, WEIGHTS), metadata={"format": "pt"})
-        text = json.dumps(config_to_json(config), indent=2, sort_keys=True) + "\n"
-        Path(staging, CONFIG).write_text(text, encoding="utf-8")
+        try:
+            save_file(named, Path(staging, WEIGHTS), metadata={"format": "pt", _PAIR: content[_PAIR]})
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
+        Path(staging, CONFIG).write_text(_to_text(content), encoding="utf-8")
         os.replace(Path(staging, WEIGHTS), folder / WEIGHTS)
         os.replace(Path(staging, CONFIG), folder / CONFIG)
+
+
+def _to_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
