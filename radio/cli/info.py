@@ -122,6 +122,8 @@ def _print(description: dict[str, Any]) -> None:
             ]
         )
         return
+    from radio.checkpoints.guard import printable
+
     config = description["config"]
     height, width = config["preferred_resolution"]
     layers = f"{config['depth']} blocks, width {config['embed_dim']}, {config['num_heads']} heads"
@@ -151,7 +153,7 @@ def _print(description: dict[str, Any]) -> None:
     rows += [("adaptor", _adaptor(adaptor)) for adaptor in config["adaptors"]] or [("adaptors", "none")]
     print_table(rows)
     for name, tensor in description.get("tensors", {}).items():
-        print(f"{name}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
+        print(f"{printable(name, 300)}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
 
 
 def _vitdet(config: dict[str, Any]) -> str:
