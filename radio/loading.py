@@ -46,6 +46,7 @@ class LoadOptions(TypedDict, total=False):
     local_files_only: bool
     token: str | bool | None
     progress: bool
+    mmap: bool
 
 
 @overload
