@@ -70,7 +70,8 @@ class _SilentBar(tqdm):
 def download_release(release: Release, options: DownloadOptions) -> Path:
     """The torch file of a released version, from the local cache or the Hub.
 
-    Interrupted downloads resume; ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
+    A connection that breaks is taken up again where it broke; a process that is started again starts the file again.
+    ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
     everywhere in huggingface_hub. The license of the weights is logged when the file is first downloaded.
 
     Raises:
