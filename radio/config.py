@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 Layout = Literal["cpe", "plain", "dinov2"]
@@ -154,12 +153,9 @@ class RadioConfig:
         Raises:
             ValueError: The checkpoint has no such adaptor; the message lists those it has.
         """
-        if name not in self._adaptors_by_name:
-            raise ValueError(
-                f"unknown adaptor {name!r}; this checkpoint has: {', '.join(self._adaptors_by_name) or 'none'}"
-            )
-        return self._adaptors_by_name[name]
-
-    @cached_property
-    def _adaptors_by_name(self) -> dict[str, AdaptorConfig]:
-        return {adaptor.name: adaptor for adaptor in self.adaptors}
+        for adaptor in self.adaptors:
+            if adaptor.name == name:
+                return adaptor
+        raise ValueError(
+            f"unknown adaptor {name!r}; this checkpoint has: {', '.join(a.name for a in self.adaptors) or 'none'}"
+        )

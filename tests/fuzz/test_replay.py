@@ -38,9 +38,9 @@ def test_a_plain_search(checkpoints, tmp_path):
     workshop = checkpoints.Workshop(tmp_path)
     outcomes = Counter[str]()
     for data, attempt in checkpoints.search(workshop, workshop.seeds(), inputs=200, seed=0):
-        started = time.monotonic()
+        started = time.process_time()
         outcomes[attempt()[-60:]] += 1
-        assert time.monotonic() - started < LONGEST, data[:200]
+        assert time.process_time() - started < LONGEST, data[:200]
     assert outcomes["a model"] > 3
     assert len(outcomes) > 20
 
