@@ -124,17 +124,12 @@ def test_the_sweep_is_one_option():
     assert all(side % 16 == 0 for side in script["SWEEP"])
 
 
+def _knn_arguments(folder) -> list[str]:
+    return ["--model", str(CHECKPOINT), "--train", str(folder), "--val", str(folder), "--resolution", "64"]
+
+
 def test_knn_writes_summaries_once(folder, tmp_path, monkeypatch, capsys):
-    arguments = [
-        "--model",
-        str(CHECKPOINT),
-        "--train",
-        str(folder),
-        "--val",
-        str(folder),
-        "--resolution",
-        "64",
-    ]
+    arguments = _knn_arguments(folder)
     arguments += ["--features", str(tmp_path / "features"), "--k", "1", "--workers", "2", "--device", "cpu"]
     _run("knn_classification.py", arguments, monkeypatch)
     result = json.loads(capsys.readouterr().out)
@@ -169,16 +164,7 @@ def test_two_processes_give_the_numbers_of_one(folder, text_towers, tmp_path, mo
     )
     assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
 
-    arguments = [
-        "--model",
-        str(CHECKPOINT),
-        "--train",
-        str(folder),
-        "--val",
-        str(folder),
-        "--resolution",
-        "64",
-    ]
+    arguments = _knn_arguments(folder)
     arguments += ["--workers", "2", "--device", "cpu", "--features"]
     capsys.readouterr()
     _run("knn_classification.py", [*arguments, str(tmp_path / "one")], monkeypatch)
