@@ -117,12 +117,11 @@ def _load(path: Path, mmap: bool) -> Any:
     try:
         # torch's own reader, so that what is checked is what torch.load reads.
         reader = torch._C.PyTorchFileReader(str(path))
+        sizes = _record_sizes(reader, path)
         records = {
-            name.removeprefix("data/"): reader.get_record_size(name)
-            for name in reader.get_all_records()
-            if name.startswith("data/")
+            name.removeprefix("data/"): size for name, size in sizes.items() if name.startswith("data/")
         }
-        if reader.get_record_size("data.pkl") > LONGEST_PICKLE:
+        if sizes["data.pkl"] > LONGEST_PICKLE:
             raise CheckpointError(f"{path} describes itself in more bytes than any RADIO checkpoint; refused")
         check_pickle(reader.get_record("data.pkl"), records, str(path))
         with _READING, torch.serialization.safe_globals(_allowed_globals()):
@@ -137,6 +136,15 @@ def _load(path: Path, mmap: bool) -> Any:
         raise CheckpointError(
             f"{path} is damaged or not a torch checkpoint ({short_reason(error)}); download it again"
         ) from error
+
+
+def _record_sizes(reader: Any, path: Path) -> dict[str, int]:
+    """The number of bytes of every record, by its name without the folder that all lie in."""
+    names = reader.get_all_records()
+    if hasattr(reader, "get_record_size"):
+        return {name: reader.get_record_size(name) for name in names}
+    with zipfile.ZipFile(path) as archive:  # PyTorch up to 2.6 or so
+        return {entry.filename.partition("/")[2]: entry.file_size for entry in archive.infolist()}
 
 
 def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:

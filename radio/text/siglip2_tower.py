@@ -70,10 +70,12 @@ def load_tower(model: str, weights: Path | None) -> TextTower:
             **checked(shaping, SIGLIP_TEXT, f"{config_file}: text_config")
         )
         module = getattr(transformers, f"{_CLASSES[kind]}TextModel")(text_config)
+    # Before version 5 of transformers the parts of the tower lay one level deeper, under the name that files use.
+    inner = getattr(module, "text_model", module)
     # The one buffer that no file holds: the numbers of the positions.
-    module.embeddings.position_ids = torch.arange(text_config.max_position_embeddings)[None]
+    inner.embeddings.position_ids = torch.arange(text_config.max_position_embeddings)[None]
     own = {name.removeprefix("text_model."): value for name, value in tensors.items()}
-    fill(module, own, torch.device("cpu"), torch.float32, str(config_file.parent))
+    fill(inner, own, torch.device("cpu"), torch.float32, str(config_file.parent))
     module.requires_grad_(False).eval()
     return TextTower(
         module=module,
