@@ -40,7 +40,7 @@ def test_the_error_names_the_package_and_the_command(monkeypatch: pytest.MonkeyP
             {"url": "file:///clones/radio", "dir_info": {}},
             "pip install 'radio-vision[video] @ file:///clones/radio'",
         ),
-        (None, "pip install 'av>=13.0' 'numpy'"),
+        (None, "pip install 'av>=17.1' 'numpy'"),
     ],
     ids=["git", "folder", "index"],
 )
@@ -51,7 +51,7 @@ def test_as_an_installed_package(tmp_path: Path, origin: dict | None, command: s
     record.mkdir()
     (record / "METADATA").write_text(
         "Metadata-Version: 2.4\nName: radio-vision\nVersion: 0.1.0\nRequires-Dist: torch>=2.6\n"
-        "Provides-Extra: video\nRequires-Dist: av>=13.0; extra == 'video'\n"
+        "Provides-Extra: video\nRequires-Dist: av>=17.1; extra == 'video'\n"
         "Requires-Dist: numpy; python_version >= '3.10' and extra == \"video\"\n"
     )
     if origin is not None:
