@@ -19,6 +19,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("info", "radio.cli.info", "describe a version, a file or a folder"),
     ("features", "radio.cli.features", "write the summary and the spatial features of images"),
     ("extract", "radio.cli.extract", "write the features of a whole data set as Parquet shards, resumably"),
+    ("index", "radio.cli.index", "make an index to search in from what extract wrote"),
+    ("search", "radio.cli.search", "find the images of an index that are like an image or fit a text"),
     ("zeroshot", "radio.cli.zeroshot", "find the labels that fit images best"),
     ("segment", "radio.cli.segment", "give every pixel of an image a label"),
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colors"),

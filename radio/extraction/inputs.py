@@ -400,7 +400,7 @@ class _Finder:
     def _open(self, given: str, source: str) -> Iterator[Item]:
         """The images in a file; the file itself if it is none of the known containers."""
         name = source.lower()
-        kind = _CONTAINERS.get(os.path.splitext(name)[1], "file")
+        kind = container_kind(name)
         if name.endswith(_COMPRESSED_TARS):
             why = "a compressed tar has to be read from its start; unpack it to a plain .tar first"
             yield _unreadable(given, source, why)
@@ -430,6 +430,11 @@ class _Finder:
                 raise ValueError("the table has no rows")
             for number in range(rows):
                 yield Item(f"{printable(given)}#{number}", kind, source, "", number, -1)
+
+
+def container_kind(name: str) -> Kind:
+    """What a file is by its name: a tar, a table, a video, or just a file."""
+    return _CONTAINERS.get(os.path.splitext(name.lower())[1], "file")
 
 
 def check_list(path: str) -> None:

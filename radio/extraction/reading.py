@@ -25,7 +25,14 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from radio.data.video import open_container
-from radio.extraction.inputs import Item, check_regular, find_image_column, open_arrow, open_source
+from radio.extraction.inputs import (
+    Item,
+    check_regular,
+    container_kind,
+    find_image_column,
+    open_arrow,
+    open_source,
+)
 from radio.extraction.storage import is_address
 from radio.images import SizeSpec, center_crop, target_size
 from radio.images.opening import identify
@@ -118,6 +125,31 @@ class Decoder:
             if small is not None:
                 return center_crop(small, *target) if self._crop else small
         return self._model.resize(image, self._size)
+
+
+def open_image(path: str, image_column: str | None = None) -> Image.Image:
+    """The image at a path as `radio.extraction.inputs.Item` names it, upright.
+
+    Args:
+        path: A path or an address, with ``#number`` in a table or a video.
+        image_column: The column of a table that has the images, if not the usual one.
+
+    Raises:
+        Exception: It cannot be read, for one of many reasons.
+    """
+    source, _, number = path.rpartition("#")
+    kind = container_kind(source)
+    if number.isdecimal() and kind in ("parquet", "arrow", "video"):
+        item = Item(path, kind, source, "", int(number), -1)
+        with closing(_Fetcher(image_column)) as fetcher:
+            payload = fetcher.fetch(item)
+        if isinstance(payload, Exception):
+            raise payload
+    else:
+        item, payload = Item(path, "file", path, "", 0, -1), None
+    image = _open_image(item, payload)
+    image.draft(None, (1024, 1024))
+    return ImageOps.exif_transpose(image)
 
 
 def check_size(model: RADIOModel, size: SizeSpec) -> None:
