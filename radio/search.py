@@ -99,8 +99,8 @@ class SearchIndex:
     @property
     def size(self) -> SizeSpec:
         """How large images became when they were extracted; queries should be as large."""
-        size = self.description["options"]["size"]
-        return tuple(size) if isinstance(size, list) else size
+        size: str | None = self.description["options"]["size"]
+        return size
 
     @property
     def approximate(self) -> list[str]:

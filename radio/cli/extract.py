@@ -106,6 +106,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--workers", type=positive_int, metavar="N", help="threads that decode (default: one per core)"
     )
+    engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help="plain (default): this process; ray: the machines of a Ray cluster, with the same rows",
+    )
+    engine.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="ray: of the cluster, such as auto or 10.0.0.1:6379 (default: Ray on this machine alone)",
+    )
+    engine.add_argument(
+        "--num-gpus",
+        type=float,
+        metavar="N",
+        help="ray: GPUs per model; may be a fraction (default: 0, the CPU)",
+    )
+    engine.add_argument(
+        "--actors",
+        type=positive_int,
+        metavar="N",
+        help="ray: models at work (default: as many as the GPUs suffice for, or one per machine)",
+    )
     add_batch_size(parser, 16)
     add_execution(parser)
     add_json(parser)
@@ -128,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
         frame_step=args.frame_step,
     )
     Folder(args.output).prepare()
-    report = _plain(args, options)
+    report = _with_ray(args, options) if args.engine == "ray" else _plain(args, options)
     _print_report(report, args.json)
     if report.rows and not report.ok:
         raise ValueError(f"all {report.rows} inputs failed; the column error says why")
@@ -136,6 +160,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _plain(args: argparse.Namespace, options: ExtractionOptions) -> Report:
     from radio.extraction import extract, list_inputs
+
+    if args.address or args.num_gpus is not None or args.actors:
+        raise ValueError("--address, --num-gpus and --actors are for --engine ray")
 
     listing = list_inputs(
         args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
@@ -153,6 +180,33 @@ def _plain(args: argparse.Namespace, options: ExtractionOptions) -> Report:
             batch_size=args.batch_size,
             workers=args.workers,
             source=args.model,
+            on_progress=display,
+        )
+
+
+def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
+    from radio.extraction import list_inputs
+    from radio.extraction.ray_engine import ModelSource, extract_with_ray
+
+    if args.shard != (0, 1):
+        raise ValueError("--shard is for separate processes; --engine ray shares the shards out by itself")
+    listing = list_inputs(
+        args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
+    )
+    model = ModelSource(args.model, args.adaptor, args.device, args.dtype, args.vitdet_window_size)
+    with _Display() as display:
+        return extract_with_ray(
+            listing,
+            model,
+            args.output,
+            options,
+            address=args.address,
+            num_gpus=args.num_gpus or 0,
+            actors=args.actors,
+            retry_failed=args.retry_failed,
+            max_failures=args.max_failures,
+            batch_size=args.batch_size,
+            workers=args.workers,
             on_progress=display,
         )
 

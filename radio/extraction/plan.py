@@ -35,7 +35,7 @@ class ExtractionOptions:
     """What is computed and how it is stored. A folder holds the results of one choice only.
 
     Attributes:
-        size: How large each image becomes, as in `radio.images.target_size`.
+        size: How large each image becomes, as in `radio.images.target_size`; kept as text.
         summary_dtype: Of the stored vectors.
         dense: Also write the spatial features, in this format.
         dense_dtype: Of the stored spatial features.
@@ -60,6 +60,7 @@ class ExtractionOptions:
     frame_step: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _one_spelling(self.size))
         for name in ("summary_dtype", "dense_dtype"):
             _check(name, getattr(self, name), ("float32", "float16"))
         _check("dense", self.dense, (None, "safetensors", "arrow"))
@@ -74,6 +75,15 @@ class ExtractionOptions:
     def rows(self) -> int:
         """Inputs per shard."""
         return self.rows_per_shard or (DENSE_ROWS_PER_SHARD if self.dense else ROWS_PER_SHARD)
+
+
+def _one_spelling(size: SizeSpec) -> str | None:
+    """A size as text, the same for all ways to say it: 512, "512" and "short:512" are one."""
+    if size is None:
+        return None
+    text = size if isinstance(size, str) else "x".join(map(str, [size] if isinstance(size, int) else size))
+    text = text.strip().replace("×", "x")
+    return f"short:{text}" if text.isdecimal() else text
 
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:

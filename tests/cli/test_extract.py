@@ -119,6 +119,8 @@ def test_wrong_usage(arguments: str, message: str, capsys: pytest.CaptureFixture
         ("--merge keep=4", "merge is about spatial features; ask for them too"),
         ("--size 511x512", "must be multiples of 16"),
         ("--size long:1000000", "supports sides up to"),
+        ("--num-gpus 1", "are for --engine ray"),
+        ("--engine ray --shard 0/2", "shares the shards out by itself"),
         ("--adaptor nobody", "unknown adaptor 'nobody'"),
     ],
 )

@@ -171,7 +171,7 @@ def test_parts_count_from_zero_or_from_one() -> None:
     [
         (
             lambda: {"options": ExtractionOptions(rows_per_shard=5, size=64)},
-            "options size was None and is 64",
+            "options size was None and is 'short:64'",
         ),
         (lambda: {"options": ExtractionOptions(rows_per_shard=6)}, "options rows_per_shard was 5 and is 6"),
         (
@@ -203,6 +203,12 @@ def test_other_inputs_weights_adaptors_or_dtypes_are_refused(
         other.blocks[0].mlp.fc1.bias[0] = 3.0
     with pytest.raises(ValueError, match="the weights are not the same"):
         extract(mixed, other, whole, SMALL)
+
+
+def test_the_same_size_in_other_words_is_the_same_run() -> None:
+    for sizes in ((96, "96", " short:96"), ((96, 128), [96, 128], "96x128", "96×128")):
+        assert len({ExtractionOptions(size=size).size for size in sizes}) == 1
+    assert ExtractionOptions(size="crop:96x128").size == "crop:96x128"
 
 
 def test_foreign_and_damaged_shards_are_refused(
