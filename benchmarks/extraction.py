@@ -21,15 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import SIZES, random_model
+from load import write_file
 from PIL import Image
 from timing import Spread, forget_peak, print_header, print_row, print_table, resident_bytes, spread
 
-from radio import RADIOModel
+from radio import RADIOModel, load_model
 from radio.extraction import Counts, ExtractionOptions, extract
 
 PHONE, SMALL = (4032, 3024), (640, 480)
 DISTINCT = 24
+MODELS = {"tiny": (192, 2, 1024), "ViT-B": (768, 12, 2048)}
+"""Width, number of blocks, and the side of the position embeddings in pixels."""
 
 
 def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
@@ -48,20 +50,18 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
         Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8)).save(path, quality=88)
 
 
-def save_model(name: str, folder: Path) -> RADIOModel:
-    """A model with random weights, saved so that other processes load the same."""
-    model = RADIOModel.from_pretrained(_saved(name, folder), device="cpu", progress=False)
-    return model.eval()
+def saved_model(name: str, place: Path) -> Path:
+    """The file of a model with random weights, made when it is first asked for."""
+    path = place / f"{name}.pth.tar"
+    if not path.exists():
+        torch.manual_seed(0)
+        write_file(path, MODELS[name], torch.float32)
+    return path
 
 
-def _saved(name: str, folder: Path) -> Path:
-    place = folder / f"model-{name}"
-    if not place.exists():
-        network = random_model(SIZES[name])
-        model = RADIOModel(network.config)
-        model.load_state_dict(network.state_dict())
-        model.save_pretrained(place)
-    return place
+def load(name: str, place: Path) -> RADIOModel:
+    """That model."""
+    return load_model(saved_model(name, place), device="cpu")
 
 
 def plain_loop(model: RADIOModel, paths: list[Path], size: str) -> torch.Tensor:
@@ -146,7 +146,7 @@ def throughput(
     if not folder.exists():
         make_photos(folder, count, photo)
     paths = sorted(folder.glob("*.jpg"))
-    model, saved = save_model(name, place), _saved(name, place)
+    model, saved = load(name, place), saved_model(name, place)
     rows = max(count // 12, 1)
     number = iter(range(10**6))
 
@@ -207,7 +207,7 @@ def waiting(place: Path, count: int, name: str, size: str) -> None:
     folder = place / f"photos-{PHONE[0]}-{count}"
     if not folder.exists():
         make_photos(folder, count, PHONE)
-    counts = radio_extract(folder, save_model(name, place), place / f"waiting-{name}", size, 8, count)
+    counts = radio_extract(folder, load(name, place), place / f"waiting-{name}", size, 8, count)
     print_table(
         f"Waiting: {count} JPEGs of 4032x3024, {name} at {size}", ["images/s", "share of time waited", "goal"]
     )
@@ -218,7 +218,7 @@ def memory(place: Path, count: int) -> None:
     """Peak memory after a part of a long run and after all of it."""
     folder = place / "many"
     make_photos(folder, count, (64, 64))
-    model = save_model("tiny", place)
+    model = load("tiny", place)
     peaks: list[tuple[int, int]] = []
     marks = [count // 20, count // 4, count // 2, count]
     forget_peak()
@@ -244,7 +244,7 @@ def resume(place: Path, count: int) -> None:
     folder = place / "many"
     if not folder.exists():
         make_photos(folder, count, (64, 64))
-    model, out = save_model("tiny", place), place / "resume-out"
+    model, out = load("tiny", place), place / "resume-out"
     options = ExtractionOptions(size="64x64", rows_per_shard=min(10_000, count // 4))
     report = extract(folder, model, out, options, batch_size=64)
     start = time.perf_counter()
@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=100_000, help="vectors to search in (default: 100000)")
     parser.add_argument("--waiting-photos", type=int, default=32, help="photographs for ViT-B (default: 32)")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--model", default="ViT-B", choices=SIZES, help="of the table 'waiting'")
+    parser.add_argument("--model", default="ViT-B", choices=MODELS, help="of the table 'waiting'")
     parser.add_argument("--quick", action="store_true", help="few images and small ones")
     args = parser.parse_args()
     phone, size = PHONE, "224x224"

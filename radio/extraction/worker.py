@@ -31,6 +31,9 @@ from radio.extraction.shards import (
 from radio.model import RADIOModel
 
 _FAILURES_KEPT = 20
+_DEVICE_IS_LOST: tuple[type[Exception], ...] = (
+    (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+)
 
 
 @dataclass
