@@ -119,7 +119,11 @@ def extract_with_ray(
                 "workers": threads,
             },
         )
-        _collect(shards, work, counts, max_failures, on_progress)
+        failure = _collect(shards, work, counts, max_failures, on_progress)
+        # An error that is kept would keep the actors through the frames of its traceback, and with them their CPUs.
+        del shards
+        if failure is not None:
+            raise failure
     finally:
         if ours:
             ray.shutdown()
@@ -158,8 +162,12 @@ class _Actor:
 
 def _collect(
     shards: Any, work: Work, counts: Counts, max_failures: int | None, on_progress: ProgressCallback | None
-) -> None:
-    """Add up what the actors report, while they work."""
+) -> Exception | None:
+    """Add up what the actors report, while they work.
+
+    Returns:
+        Why they could not go on; None if they are done.
+    """
     ray_errors = require("ray.exceptions", "ray").RayError
     start = time.perf_counter()
     busy = Counts()
@@ -173,15 +181,16 @@ def _collect(
             if on_progress is not None:
                 on_progress(Progress(counts.rows, work.rows, counts))
             if max_failures is not None and counts.failed > max_failures:
-                raise TooManyFailuresError(
+                return TooManyFailuresError(
                     f"{counts.failed} inputs failed, more than the {max_failures} allowed; the last one is "
                     f"{': '.join(counts.failures[-1])}. Finished shards are kept; run the same command again to go on"
                 )
     except ray_errors as error:
-        raise RuntimeError(
+        return RuntimeError(
             f"a machine of the cluster failed: {_in_a_line(error)}. Finished shards are kept; run the same command "
             "again to go on"
-        ) from error
+        )
+    return None
 
 
 def _in_a_line(error: Exception) -> str:
