@@ -115,3 +115,17 @@ def test_load() -> None:
     printed = rows(run("load.py"))
     assert [row["layout"] for row in printed] == [".pth.tar", "Hub folder"]
     assert all(float(row["load_model, ms"]) > 0 for row in printed)
+
+
+@pytest.mark.slow
+def test_extraction_measures_waiting_memory_and_recall() -> None:
+    script = [sys.executable, str(BENCHMARKS / "extraction.py"), "--quick"]
+    only = [word for table in ("waiting", "memory", "recall") for word in ("--only", table)]
+    done = subprocess.run(
+        [*script, *only], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    printed = rows(done.stdout)
+    [approximate] = [row for row in printed if row.get("search", "").startswith("approximate")]
+    assert float(approximate["recall of the 10 nearest"]) > 0.95
+    assert [row["images done"] for row in printed if "images done" in row][-1] == "400"

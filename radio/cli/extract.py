@@ -227,7 +227,7 @@ def _print_report(report: Report, as_json: bool) -> None:
         f"{report.folder}: {report.shards} shards, {report.rows} rows: {report.ok} ok, {report.failed} failed"
     )
     if counts.rows:
-        print(f"this run: {_rates(counts)} in {_duration(counts.seconds)}")
+        print(f"this run: {counts.rows} images in {_duration(counts.seconds)}, {_rates(counts)}")
     else:
         print("nothing was left to do")
 
@@ -265,7 +265,7 @@ class _Display:
 def _rates(counts: Any) -> str:
     failed = f", {counts.failed} failed" if counts.failed else ""
     return (
-        f"{counts.rows} images at {counts.images_per_second:.1f} images/s, the model waited "
+        f"{counts.images_per_second:.1f} images/s, the model waited "
         f"{counts.waiting_share:.0%} of the time for decoding{failed}"
     )
 

@@ -24,7 +24,7 @@ from radio.extraction import ExtractionOptions, Progress, TooManyFailuresError, 
 from radio.extraction.ray_engine import ModelSource, extract_with_ray
 
 OPTIONS = ExtractionOptions(size=256, rows_per_shard=2)
-_SECONDS = 40
+_SECONDS = 120
 _QUICK_TO_NOTICE = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
