@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import print_table, refuse_overwriting
+from radio.cli.common import print_table
 from radio.cli.options import add_adaptor, add_json, add_output, one_adaptor, positive_int
+from radio.files import Outputs
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
@@ -55,18 +56,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, and show the matches."""
+    from radio.drawing.pictures import check_picture_name, save_picture
     from radio.search import SearchIndex, contact_sheet
 
+    outputs = Outputs([args.image])
+    if args.output is not None:
+        check_picture_name(args.output)
+        outputs.check(args.output)
     index = SearchIndex(args.index)
     column, vector = _query(args, index)
     matches = index.search(vector, args.top, column, args.where, args.exact)
     if args.output is not None:
-        refuse_overwriting([args.output], [args.image, *(match.path for match in matches)])
+        outputs.add_inputs(*(match.path for match in matches))
         picture = contact_sheet(
             matches, args.text or args.image.name, index.description["options"]["image_column"]
         )
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(args.output)
+        save_picture(picture, args.output, outputs)
     _show(args, column, matches)
 
 
