@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from radio.config_dict import from_plain, to_plain
+
 Layout = Literal["cpe", "plain", "dinov2"]
 HeadKind = Literal["v1", "v2", "attn"]
 
@@ -146,6 +148,27 @@ class RadioConfig:
     def summary_dim(self) -> int:
         """Width of the summary vector."""
         return self.embed_dim if self.summary_pool == "mean" else self.embed_dim * len(self.summary_idxs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain dicts, lists, texts and numbers, as JSON and ``torch.load(weights_only=True)`` hold them.
+
+        ``torch.save({"state_dict": model.state_dict(), "config": model.config.to_dict()}, path)`` is a checkpoint that
+        `radio.load_model` opens.
+
+        Raises:
+            TypeError: A teacher's entry holds a value that JSON cannot; the message names its field.
+        """
+        fields: dict[str, Any] = to_plain(self)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> RadioConfig:
+        """The description that `to_dict` gave. Fields that have a default may be left out.
+
+        Raises:
+            ValueError: A field is unknown or missing, or its value is not of its type; the message names it.
+        """
+        return from_plain(cls, fields)
 
     def adaptor(self, name: str) -> AdaptorConfig:
         """The adaptor of that name.
