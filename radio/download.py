@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import (
@@ -29,7 +31,7 @@ from huggingface_hub.utils import (
 from tqdm.auto import tqdm
 
 from radio.catalog import Release
-from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, shard_names
+from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, describe_folder, shard_names
 from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
@@ -70,15 +72,19 @@ class _SilentBar(tqdm):
 def download_release(release: Release, options: DownloadOptions) -> Path:
     """The torch file of a released version, from the local cache or the Hub.
 
-    A connection that breaks is taken up again where it broke; a process that is started again starts the file again.
-    ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
+    A file that the public hub code downloaded into torch.hub's cache is used where it lies, unless a revision is asked
+    for. A connection that breaks is taken up again where it broke; a process that is started again starts the file
+    again. ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as they do
     everywhere in huggingface_hub. The license of the weights is logged when the file is first downloaded.
 
     Raises:
         DownloadError: The file is not in the cache and cannot be fetched; the message says which file of which
             repository to put where.
     """
-    cached = is_cached(release, options)
+    cached = _in_cache(release.repository, release.filename, options)
+    if not cached and options.revision is None and (found := in_torch_hub(release)) is not None:
+        logger.info("using %s, which torch.hub downloaded", found)
+        return found
     path = _fetch(release.repository, release.filename, options)
     if not cached:
         logger.warning("the weights of %s are licensed under: %s", release.version, release.license)
@@ -91,7 +97,7 @@ def download_repository(repository: str, options: DownloadOptions, license: str 
     Raises:
         ValueError: The name cannot be a repository's.
         DownloadError: A file is not in the cache and cannot be fetched.
-        CheckpointError: The index of its weights is damaged.
+        CheckpointError: Its config does not describe a RADIO model, or the index of its weights is damaged.
     """
     _check_name(repository)
     cached = _in_cache(repository, CONFIG, options)
@@ -104,20 +110,38 @@ def download_repository(repository: str, options: DownloadOptions, license: str 
 
 
 def _fetch_weights(repository: str, folder: Path, options: DownloadOptions) -> None:
-    """Fetch the one weights file or the shards beside a config; no network is needed for those that are here."""
+    """Fetch the one weights file or the shards beside a config that hold the model.
+
+    No network is needed for those that are here.
+    """
+    description = describe_folder(folder)
     if not (folder / INDEX).is_file():
         try:
             _fetch(repository, WEIGHTS, options)
             return
         except FileNotInRepositoryError:
             pass
-    for name in shard_names(_fetch(repository, INDEX, options)):
+    for name in shard_names(_fetch(repository, INDEX, options), description):
         _fetch(repository, name, options)
 
 
 def is_cached(release: Release, options: DownloadOptions = DEFAULT_OPTIONS) -> bool:
-    """Whether a version's torch file is already in the local cache."""
-    return _in_cache(release.repository, release.filename, options)
+    """Whether a version's torch file is already in the local cache, or in torch.hub's."""
+    return _in_cache(release.repository, release.filename, options) or in_torch_hub(release) is not None
+
+
+def in_torch_hub(release: Release) -> Path | None:
+    """A version's file in torch.hub's cache (``TORCH_HOME``), where the public hub code puts it; None if there is none.
+
+    A file that is not whole is passed over.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", release.filename)
+    if not path.is_file():
+        return None
+    if not zipfile.is_zipfile(path):
+        logger.warning("%s is not a whole weights file, so it is not used; delete it", path)
+        return None
+    return path
 
 
 def _in_cache(repository: str, filename: str, options: DownloadOptions) -> bool:

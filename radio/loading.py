@@ -185,7 +185,7 @@ def _looks_like_a_path(name: str) -> bool:
     return (
         name.startswith((".", "/", "~"))
         or name.count("/") > 1
-        or name.endswith((".tar", ".pth", ".pt", ".safetensors"))
+        or name.endswith((".tar", ".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".json"))
     )
 
 

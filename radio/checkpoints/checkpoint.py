@@ -13,7 +13,8 @@ from torch import Tensor
 from radio.catalog import Release, find_release, find_release_of_file
 from radio.checkpoints.describe import describe
 from radio.checkpoints.guard import refuse_malformed, short_reason
-from radio.checkpoints.hub_repo import CONFIG, INDEX, read_hub_content, read_hub_repo
+from radio.checkpoints.hub_repo import CONFIG, INDEX, OLD_INDEX, read_hub_content
+from radio.checkpoints.layouts.reading import check_stated, read_repository, read_torch_file
 from radio.checkpoints.settings import (
     Settings,
     settings_of_release,
@@ -22,7 +23,7 @@ from radio.checkpoints.settings import (
     with_settings,
 )
 from radio.checkpoints.spectral import fold_spectral
-from radio.checkpoints.torch_file import read_torch_content, read_torch_file
+from radio.checkpoints.torch_file import read_torch_content
 from radio.config import RadioConfig
 from radio.errors import CheckpointError
 
@@ -66,7 +67,7 @@ def file_state(path: Path) -> FileState:
         (file.name, file.stat())
         for file in files
         if file == path
-        or ((file.suffix == ".safetensors" or file.name in (CONFIG, INDEX)) and file.is_file())
+        or ((file.suffix in (".safetensors", ".bin") or file.name in (CONFIG, INDEX)) and file.is_file())
     ]
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
@@ -92,13 +93,14 @@ def read_checkpoint(
         ValueError: A choice makes no sense for this model.
     """
     path = _existing(path)
-    if path.name in (CONFIG, INDEX):
+    if path.name in (CONFIG, INDEX, OLD_INDEX):
         path = path.parent
     state = file_state(path)
-    raw = read_hub_repo(path) if _is_hub_layout(path) else read_torch_file(path)
+    raw = read_repository(path) if _is_hub_layout(path) else read_torch_file(path)
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
         described, tensors = describe(replace(raw, tensors=tensors), str(path))
+        check_stated(described, raw.stated, str(path))
         release = release or find_release(described.version) or find_release_of_file(path.name)
         if release is not None:
             described = replace(described, version=release.version)
@@ -145,12 +147,12 @@ def read_content(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     path = _existing(path)
     if not _is_hub_layout(path):
         return read_torch_content(path, mmap)
-    config, tensors = read_hub_content(path)
+    description, tensors = read_hub_content(path)
     if not mmap:
         tensors = _own_memory(tensors)
     args = Namespace()
-    vars(args).update(config["args"])
-    return {**config, "args": args, "state_dict": tensors}
+    vars(args).update(description.fields.get("args") or {})
+    return {**description.fields, "args": args, "state_dict": tensors}
 
 
 def _existing(path: str | Path) -> Path:

@@ -70,7 +70,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
     embed_dim, num_heads = _attention(shapes, architecture, kwargs)
     patch_size, grid_size, prefix, has_class = _patches(shapes, layout, embed_dim)
     teachers = read_teachers(args, source)
-    num_cls = _num_cls_tokens(args, teachers, layout, prefix, source)
+    num_cls = _num_cls_tokens(args, repository.get("num_cls_tokens"), teachers, layout, prefix, source)
     summary_idxs = _summary_idxs(raw.tensors.get("summary_idxs"), teachers, layout, num_cls, source)
     mean_pool = num_cls == 0 or (layout == "plain" and args.get("gp") == "avg")
     swiglu = shapes.has("blocks.0.mlp.w12.weight")
@@ -213,8 +213,19 @@ def _side(positions: int, source: str) -> int:
 
 
 def _num_cls_tokens(
-    args: Mapping[str, Any], teachers: list[dict[str, Any]], layout: Layout, prefix: int, source: str
+    args: Mapping[str, Any],
+    stated: Any,
+    teachers: list[dict[str, Any]],
+    layout: Layout,
+    prefix: int,
+    source: str,
 ) -> int:
+    """How many of the prefix tokens are class tokens: as a repository states, or one for each teacher, or one."""
+    if stated is not None and layout == "cpe":
+        number = whole_number(stated, "num_cls_tokens", source)
+        if number > prefix:
+            raise CheckpointError(f"{source}: num_cls_tokens is {number}, the file has {prefix}")
+        return number
     per_teacher = bool(args.get("cls_token_per_teacher")) and layout == "cpe"
     number = len({teacher["name"] for teacher in teachers}) if per_teacher else min(1, prefix)
     if per_teacher and not teachers:

@@ -18,19 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radio.checkpoints.guard import brief, listing, refuse_placeholder, short_reason
+from radio.checkpoints.layouts.descriptions import Description, find_description
+from radio.checkpoints.layouts.native import native_fields, to_native_names
+from radio.checkpoints.layouts.roots import find_roots
 from radio.checkpoints.plain import plain_fields
-from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.shapes import check_names
+from radio.checkpoints.torch_file import plain_tensors, read_torch_content
 from radio.config import AdaptorConfig, HeadConfig, RadioConfig
 from radio.errors import CheckpointError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+OLD_WEIGHTS = "pytorch_model.bin"
+OLD_INDEX = "pytorch_model.bin.index.json"
 _PREFIX = "radio_model."
 _PAIR = "config_id"
 """In ``config.json`` and in the header of the weights: which config they were written with."""
-_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.(safetensors|bin)")
 _UNREADABLE = (
     SafetensorError,
     OSError,
@@ -44,45 +49,55 @@ _UNREADABLE = (
 _LARGEST_JSON = 4 * 2**20
 
 
-def read_hub_repo(path: Path) -> RawCheckpoint:
-    """Read a Hub repository's folder. Code that ``auto_map`` may name is never run.
+def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    """What describes the model of a Hub repository, and its tensors under their stored names, memory-mapped.
+
+    Code that ``auto_map`` may name is never run.
 
     Args:
-        path: A folder with ``config.json`` and ``model.safetensors`` (or its shards and their index), or a weights
-            file with ``config.json`` beside it.
-
-    Raises:
-        CheckpointError: A file is missing, damaged, or not a RADIO model's.
-    """
-    config, stored = read_hub_content(path)
-    tensors = {name.removeprefix(_PREFIX): value for name, value in stored.items()}
-    return RawCheckpoint(args=config["args"], tensors=tensors, repository=config)
-
-
-def read_hub_content(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """``config.json`` and the tensors of a Hub repository, under their stored names, memory-mapped.
+        path: A folder with ``config.json`` and ``model.safetensors`` (or its shards and their index, or the same as
+            ``pytorch_model.bin``), or a ``.safetensors`` file with ``config.json`` beside it.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
     folder = path if path.is_dir() else path.parent
-    config = plain_fields(read_json(folder / CONFIG), str(folder / CONFIG))
-    if not isinstance(config.get("args"), dict):
-        raise CheckpointError(f"{folder / CONFIG} does not describe a RADIO model: it has no 'args'")
+    description = describe_folder(folder)
     tensors: dict[str, Tensor] = {}
-    for file in _weight_files(folder) if path.is_dir() else [path]:
-        tensors.update(read_safetensors(file))
-        _check_pair(config, file, folder)
-    return config, tensors
+    for file in _weight_files(folder, description) if path.is_dir() else [path]:
+        if file.suffix == ".safetensors":
+            tensors.update(read_safetensors(file))
+            _check_pair(description.fields, file, folder)
+        else:
+            tensors.update(plain_tensors(read_torch_content(file), file))
+    return description, tensors
 
 
-def _check_pair(config: dict[str, Any], weights: Path, folder: Path) -> None:
+def describe_folder(folder: Path) -> Description:
+    """What the ``config.json`` of a folder says about a RADIO model, or about one inside a larger model.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or describes none.
+    """
+    source = str(folder / CONFIG)
+    description = find_description(plain_fields(read_json(folder / CONFIG), source), source)
+    if description is None:
+        raise CheckpointError(
+            f"{source} does not describe a RADIO model: it has no 'args', is none of transformers' RadioModel, and no "
+            "part of it is"
+        )
+    return description
+
+
+def _check_pair(config: Mapping[str, Any], weights: Path, folder: Path) -> None:
     """Refuse weights that were written with another config, as when saving was killed between the two files.
 
     Files that others wrote say nothing about it and are taken as they are.
     """
     with safe_open(weights, framework="pt") as file:
         written_with = (file.metadata() or {}).get(_PAIR)
+    if written_with is None and "transformers_version" in config:
+        return  # transformers carries the field along when it saves a model that it loaded from here
     if written_with != config.get(_PAIR):
         raise CheckpointError(
             f"{weights} and {folder / CONFIG} do not belong together: one was replaced without the other, perhaps "
@@ -108,8 +123,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def shard_names(index: Path) -> list[str]:
-    """The weights files that an index names: files of its own folder, never elsewhere.
+def shard_names(index: Path, description: Description | None = None) -> list[str]:
+    """The weights files that an index names and the model needs: files of its own folder, never elsewhere.
+
+    Args:
+        index: The index's file.
+        description: Where it is of a model inside a larger one, only the files in which that model lies are needed.
 
     Raises:
         CheckpointError: It is not such an index.
@@ -120,21 +139,31 @@ def shard_names(index: Path) -> list[str]:
     for name in names.values():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
             raise CheckpointError(
-                f"{index} names {brief(name)}, which is no name of a safetensors file in the same folder"
+                f"{index} names {brief(name)}, which is no name of a weights file in the same folder"
             )
-    return sorted(set(names.values()))
+    roots = find_roots(names, anywhere=True) if description is not None and description.nested else {}
+    return sorted({file for name, file in names.items() if name.startswith(tuple(roots) or "")})
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        files = [folder / name for name in shard_names(folder / INDEX)]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {listing(missing)}, which {INDEX} names; download them")
-        return files
-    raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}")
+def _weight_files(folder: Path, description: Description) -> list[Path]:
+    for weights, index in ((WEIGHTS, INDEX), (OLD_WEIGHTS, OLD_INDEX)):
+        if (folder / weights).is_file():
+            return [folder / weights]
+        if (folder / index).is_file():
+            files = [folder / name for name in shard_names(folder / index, description)]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise CheckpointError(
+                    f"{folder} lacks {listing(missing)}, which {index} names; download them"
+                )
+            return files
+    others = sorted(
+        file.name
+        for pattern in ("*.safetensors", "*.pth.tar", "*.pth", "*.pt", "*.bin", "*.ckpt")
+        for file in folder.glob(pattern)
+    )
+    instead = f", or give the path of another file in it: {listing(others, 6)}" if others else ""
+    raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}{instead}")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -166,9 +195,9 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    named = _separate({_PREFIX + name: value for name, value in tensors.items()})
+    named = _separate({_PREFIX + name: value for name, value in to_native_names(config, tensors).items()})
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
-    content = config_to_json(config)
+    content = {**config_to_json(config), **native_fields(config, tensors)}
     content[_PAIR] = hashlib.sha256(_to_text(content).encode()).hexdigest()[:32]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
         try:
@@ -231,7 +260,6 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
         "input_size": [3, 224, 224],
     }
     return {
-        "model_type": "radio",
         "architectures": ["RADIOModel"],
         "args": args,
         "version": config.version,

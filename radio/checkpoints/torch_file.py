@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radio.checkpoints.guard import brief, refuse_malformed, refuse_placeholder, short_reason
+from radio.checkpoints.guard import brief, refuse_placeholder, short_reason
 from radio.checkpoints.pickle_check import LONGEST_PICKLE, check_pickle
-from radio.checkpoints.plain import plain_fields
-from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.shapes import check_names
 from radio.checkpoints.teachers import read_teachers
 from radio.errors import CheckpointError
@@ -43,35 +41,6 @@ def _allowed_globals() -> list[Callable | tuple[Callable, str]]:
         type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")
     )
     return allowed
-
-
-def read_torch_file(path: Path) -> RawCheckpoint:
-    """Read a torch checkpoint file.
-
-    Args:
-        path: A zip-format ``torch.save`` of a dict with ``args`` and ``state_dict`` or ``state_dict_ema``.
-
-    Raises:
-        CheckpointError: The file is not such a file, is damaged, or names a global that is not on the short
-            list of what a released checkpoint needs.
-    """
-    content = read_torch_content(path)
-    with refuse_malformed(path):
-        ema = content.get("state_dict_ema")
-        state = ema if ema is not None else content.get("state_dict")
-        if state is None or "args" not in content:
-            raise CheckpointError(
-                f"{path} is not a RADIO checkpoint: it needs 'args' and 'state_dict' (or 'state_dict_ema'), "
-                f"but holds {brief(list(content))}"
-            )
-        args = content["args"]
-        if not isinstance(args, (Namespace, dict)):
-            raise CheckpointError(
-                f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict"
-            )
-        args = plain_fields(args, str(path))
-        tensors = plain_tensors(state, path)
-        return RawCheckpoint(args=args, tensors=_rename(tensors, args, path), repository={})
 
 
 def read_torch_content(path: Path, mmap: bool = True) -> dict[str, Any]:
@@ -174,7 +143,7 @@ def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
     if claimed > _MOST_SHARING * held:
         raise CheckpointError(f"{path} claims {claimed} bytes of weights in a file of {held} bytes; refused")
     check_names(state, path)
-    return {name.removeprefix("module."): value.detach() for name, value in state.items()}
+    return {name: value.detach() for name, value in state.items()}
 
 
 _PREFIXES = {
@@ -186,7 +155,12 @@ _PREFIXES = {
 _HEADS = {"_heads.": "head_mlp", "_feature_projections.": "feat_mlp"}
 
 
-def _rename(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
+def from_released_names(tensors: dict[str, Tensor], args: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Tensors under this library's names; those that have them already stay as they are.
+
+    Raises:
+        CheckpointError: A head belongs to none of the teachers that the arguments list.
+    """
     names = [teacher["name"] for teacher in read_teachers(args, path)]
     first = {name: number for number, name in reversed(list(enumerate(names)))}
     renamed: dict[str, Tensor] = {}

@@ -1,0 +1,1 @@
+"""Where in a file the model lies and what describes it, whoever wrote the file."""

@@ -1,0 +1,177 @@
+"""Under which prefix of the tensors' names a RADIO model lies.
+
+Training tools and larger models put their own names before those of the model: ``module.``, ``_orig_mod.``,
+``student.model.``, ``vision_model.radio_model.``. They are taken off only where what remains is a whole RADIO model
+and the only one; the module that is filled afterwards takes exactly its own tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from radio.checkpoints.guard import brief, listing
+from radio.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_MARKS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+"""What torch.compile, FSDP, activation checkpointing and DeepSpeed put in, anywhere in a name."""
+
+_WRAPPERS = frozenset({"module", "model", "student", "backbone", "base_model", "radio", "radio_model"}) | {
+    *("net", "network", "encoder", "image_encoder", "vit"),
+    *("vision_model", "vision_tower", "vision_encoder", "visual"),
+}
+"""Names that people and tools give a model inside a larger module. A teacher is none: it is not what was trained."""
+
+_BACKBONES = ("base_model", "model")
+"""The backbone's name inside a model: in released torch files, and here."""
+
+_ANCHORS = ("patch_generator.pos_embed", "inner.patch_generator.pos_embed")
+"""Only RADIO has these inside its backbone."""
+
+_COMMON_ANCHORS = ("patch_embed.proj.weight", "patch_embed.conv_down.0.conv.weight")
+"""Other models have these too, so an input conditioner must be beside the backbone."""
+
+_NATIVE_ANCHOR = "embeddings.cls_register_token"
+"""A tensor of transformers' ``RadioModel``, which has no name for its backbone."""
+
+_CONDITIONER = "input_conditioner.norm_mean"
+
+
+def take_model(stored: Mapping[str, Tensor], source: str | Path, anywhere: bool = False) -> dict[str, Tensor]:
+    """The tensors of the one RADIO model among those stored, without what was put before their names.
+
+    Args:
+        stored: Tensors under the names in the file.
+        source: The file, for messages.
+        anywhere: Whether it may lie under any prefix, because the file describes it as a part of a larger model.
+
+    Returns:
+        The model's tensors; all of them as they are if no prefix has to be taken off.
+
+    Raises:
+        CheckpointError: It is not clear which tensors are the model's.
+    """
+    tensors = _without_marks(stored, source)
+    roots = find_roots(tensors, anywhere)
+    if len(roots) > 1:
+        raise CheckpointError(
+            f"{source} holds several RADIO models, under {listing(map(repr, sorted(roots)), 6)}; save the one that you "
+            "want in a file of its own"
+        )
+    if not roots:
+        _explain(tensors, source)
+        return tensors
+    [(root, backbone)] = roots.items()
+    found = {name: value for name, value in tensors.items() if name.startswith(root)}
+    if len(found) < len(tensors):
+        logger.log(
+            logging.INFO if anywhere else logging.WARNING,
+            "%s: took the %d tensors under %r; the other %d are not the model's",
+            source,
+            len(found),
+            root,
+            len(tensors) - len(found),
+        )
+    inner = backbone.removesuffix("module.") if backbone.endswith(".module.") else backbone
+    return _renamed(
+        {name: inner + name.removeprefix(backbone) if name.startswith(backbone) else name for name in found},
+        found,
+        root,
+        source,
+    )
+
+
+def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, str]:
+    """The prefixes under which whole RADIO models lie, each with the full prefix of its backbone.
+
+    Args:
+        names: All names.
+        anywhere: Whether a model may lie under any prefix. Otherwise only under names of wrappers; and where one lies
+            under none, that is the model.
+    """
+    names = set(names)
+    roots: dict[str, str] = {}
+    for name in names:
+        found = _root_of(name, names)
+        if found is not None:
+            roots[found[0]] = found[1]
+    if "" in roots:
+        return {"": roots[""]}
+    return {
+        root: backbone
+        for root, backbone in roots.items()
+        if anywhere or _WRAPPERS.issuperset(root.removesuffix(".").split("."))
+    }
+
+
+def _root_of(name: str, names: set[str]) -> tuple[str, str] | None:
+    """The prefix of a model and that of its backbone, if this is the tensor that gives one away."""
+    if name == _NATIVE_ANCHOR or name.endswith(f".{_NATIVE_ANCHOR}"):
+        root = name.removesuffix(_NATIVE_ANCHOR)
+        return root, root
+    for anchor in (*_ANCHORS, *_COMMON_ANCHORS):
+        if not name.endswith(f".{anchor}"):
+            continue
+        backbone = name.removesuffix(anchor)
+        parts = backbone.split(".")[:-1]
+        while len(parts) > 1 and parts[-1] == "module":
+            parts.pop()
+        root = "".join(f"{part}." for part in parts[:-1])
+        if parts[-1] in _BACKBONES and (anchor in _ANCHORS or root + _CONDITIONER in names):
+            return root, backbone
+    return None
+
+
+def _without_marks(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    plain = {name: ".".join(part for part in name.split(".") if part not in _MARKS) for name in stored}
+    return _renamed(plain, stored, "", source)
+
+
+def _renamed(
+    names: Mapping[str, str], tensors: Mapping[str, Tensor], root: str, source: str | Path
+) -> dict[str, Tensor]:
+    """The tensors under their new names, without the root before these."""
+    renamed: dict[str, Tensor] = {}
+    for old, new in names.items():
+        new = new.removeprefix(root)
+        if new in renamed:
+            raise CheckpointError(
+                f"{source}: {brief(old)} and another tensor are both {brief(new)} without the prefixes of wrappers"
+            )
+        renamed[new] = tensors[old]
+    return renamed
+
+
+def _explain(names: Iterable[str], source: str | Path) -> None:
+    """Say so if this is something that looks much like a model but is none.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    names = set(names)
+    if any(".lora_A." in name or ".lora_B." in name for name in names):
+        raise CheckpointError(
+            f"{source} holds LoRA adapters beside the weights; merge them (with peft: model.merge_and_unload()) and "
+            "save the state dict of the merged model"
+        )
+    others = find_roots(names, anywhere=True)
+    if others:
+        raise CheckpointError(
+            f"{source} holds a RADIO model under {listing(map(repr, sorted(others)), 6)}, which does not say that it "
+            "is the one to use; save its state dict in a file of its own"
+        )
+    bare = sorted(
+        name.removesuffix("patch_generator.pos_embed")
+        for name in names
+        if name.endswith("patch_generator.pos_embed")
+    )
+    if bare:
+        raise CheckpointError(
+            f"{source} holds the ViT alone ({brief(bare[0] + 'patch_generator.pos_embed')}), without the input "
+            "conditioner and the rest of the model; save model.state_dict() of the whole model"
+        )
