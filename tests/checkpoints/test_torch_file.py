@@ -197,7 +197,7 @@ def test_everything_that_released_files_hold_is_read(content, good):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda c: c.pop("args"), "needs 'args' and 'state_dict'.*but holds .*'state_dict'"),
+        (lambda c: c.pop("args"), "nothing that describes the model.*config.json"),
         (lambda c: c.pop("state_dict"), "needs 'args' and 'state_dict'"),
         (lambda c: c.update(args=[1]), "'args' is a list"),
         (lambda c: c.update(state_dict=[torch.zeros(1)]), "must map names to tensors"),

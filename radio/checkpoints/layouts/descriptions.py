@@ -56,7 +56,7 @@ def find_description(content: Mapping[str, Any], source: str) -> Description | N
 
 
 def _kind(fields: Mapping[str, Any]) -> Kind | None:
-    if _OWN.issubset(fields):
+    if is_own(fields):
         return "own"
     if isinstance(fields.get("args"), Mapping):
         return "repository"
@@ -80,3 +80,8 @@ def _inside(fields: Mapping[str, Any], where: str, depth: int) -> Iterator[tuple
 def is_arguments(fields: Mapping[str, Any]) -> bool:
     """Whether these are the training arguments of a RADIO model, rather than those of some other program."""
     return isinstance(fields.get("model"), str) and not {"teachers", "cpe_max_size"}.isdisjoint(fields)
+
+
+def is_own(fields: Any) -> bool:
+    """Whether these are the fields of `RadioConfig.to_dict`."""
+    return isinstance(fields, Mapping) and _OWN.issubset(fields)

@@ -66,7 +66,7 @@ def take_model(stored: Mapping[str, Tensor], source: str | Path, anywhere: bool 
     if not roots:
         _explain(tensors, source)
         return tensors
-    [(root, backbone)] = roots.items()
+    [(root, (backbone, plain))] = roots.items()
     found = {name: value for name, value in tensors.items() if name.startswith(root)}
     if len(found) < len(tensors):
         logger.log(
@@ -77,17 +77,12 @@ def take_model(stored: Mapping[str, Tensor], source: str | Path, anywhere: bool 
             root,
             len(tensors) - len(found),
         )
-    inner = backbone.removesuffix("module.") if backbone.endswith(".module.") else backbone
-    return _renamed(
-        {name: inner + name.removeprefix(backbone) if name.startswith(backbone) else name for name in found},
-        found,
-        root,
-        source,
-    )
+    names = {n: plain + n.removeprefix(backbone) if n.startswith(backbone) else n for n in found}
+    return _renamed(names, found, root, source)
 
 
-def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, str]:
-    """The prefixes under which whole RADIO models lie, each with the full prefix of its backbone.
+def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, tuple[str, str]]:
+    """The prefixes under which whole RADIO models lie, each with that of its backbone, as stored and without wrappers.
 
     Args:
         names: All names.
@@ -95,25 +90,25 @@ def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, str]:
             under none, that is the model.
     """
     names = set(names)
-    roots: dict[str, str] = {}
+    roots: dict[str, tuple[str, str]] = {}
     for name in names:
         found = _root_of(name, names)
         if found is not None:
-            roots[found[0]] = found[1]
+            roots[found[0]] = found[1:]
     if "" in roots:
         return {"": roots[""]}
     return {
-        root: backbone
-        for root, backbone in roots.items()
+        root: backbones
+        for root, backbones in roots.items()
         if anywhere or _WRAPPERS.issuperset(root.removesuffix(".").split("."))
     }
 
 
-def _root_of(name: str, names: set[str]) -> tuple[str, str] | None:
-    """The prefix of a model and that of its backbone, if this is the tensor that gives one away."""
+def _root_of(name: str, names: set[str]) -> tuple[str, str, str] | None:
+    """The prefixes of a model and of its backbone, if this is the tensor that gives one away."""
     if name == _NATIVE_ANCHOR or name.endswith(f".{_NATIVE_ANCHOR}"):
         root = name.removesuffix(_NATIVE_ANCHOR)
-        return root, root
+        return root, root, root
     for anchor in (*_ANCHORS, *_COMMON_ANCHORS):
         if not name.endswith(f".{anchor}"):
             continue
@@ -123,7 +118,7 @@ def _root_of(name: str, names: set[str]) -> tuple[str, str] | None:
             parts.pop()
         root = "".join(f"{part}." for part in parts[:-1])
         if parts[-1] in _BACKBONES and (anchor in _ANCHORS or root + _CONDITIONER in names):
-            return root, backbone
+            return root, backbone, f"{root}{parts[-1]}."
     return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from radio.checkpoints.guard import brief, listing
 from radio.checkpoints.hub_repo import CONFIG, read_json
-from radio.checkpoints.layouts.descriptions import Description, find_description
+from radio.checkpoints.layouts.descriptions import Description, find_description, is_arguments, is_own
 from radio.checkpoints.layouts.roots import find_roots
 from radio.checkpoints.plain import plain_fields
 from radio.errors import CheckpointError
@@ -56,20 +56,23 @@ def describe_content(content: Mapping[str, Any], path: Path) -> Description:
     Raises:
         CheckpointError: Nothing does; the message says how to add it.
     """
+    source, args = str(path), content.get("args")
     others = {
         name: content[name] for name in _DESCRIPTIONS if isinstance(content.get(name), (Mapping, Namespace))
     }
-    found = find_description(plain_fields(others, str(path)), str(path)) if others else None
-    if "args" in content and (found is None or found.kind != "own"):
-        args = content["args"]
+    if isinstance(args, (Namespace, Mapping)) and not is_own(others.get("config")):
+        fields = plain_fields(args, source)
+        if is_arguments(fields):
+            return Description("repository", {"args": fields})
+    found = find_description(plain_fields(others, source), source) if others else None
+    if found is not None:  # inside what a training program wrote, not inside a larger model
+        return Description(found.kind, found.fields)
+    if "args" in content:
         if not isinstance(args, (Namespace, Mapping)):
             raise CheckpointError(
                 f"{path}: 'args' is a {type(args).__name__}, expected a Namespace or a dict"
             )
-        return Description("repository", {"args": plain_fields(args, str(path))})
-    if found is not None:
-        # Inside the file of a training program, not inside a larger model.
-        return Description(found.kind, found.fields)
+        return Description("repository", {"args": plain_fields(args, source)})
     if (path.parent / CONFIG).is_file():
         fields = plain_fields(read_json(path.parent / CONFIG), str(path.parent / CONFIG))
         beside = find_description(fields, str(path.parent / CONFIG))
