@@ -100,7 +100,6 @@ def read_checkpoint(
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
         described, tensors = describe(replace(raw, tensors=tensors), str(path))
-        check_stated(described, raw.stated, str(path))
         release = release or find_release(described.version) or find_release_of_file(path.name)
         if release is not None:
             described = replace(described, version=release.version)
@@ -109,6 +108,7 @@ def read_checkpoint(
             settings_of_release(release),
         )
         config = with_settings(described, settle(Settings(), in_file, in_catalog))
+        check_stated(config, raw.stated, str(path))
     if choices is not None:
         config = with_settings(described, settle(choices, in_file, in_catalog))
     if not mmap:

@@ -57,7 +57,9 @@ def _random_native(**fields: Any) -> Any:
 
 
 @torch.no_grad()
-def _assert_equal(ours: RADIOModel, native: Any, sizes: tuple[tuple[int, int], ...] = ((6, 8), (8, 8))) -> None:
+def _assert_equal(
+    ours: RADIOModel, native: Any, sizes: tuple[tuple[int, int], ...] = ((6, 8), (8, 8))
+) -> None:
     """The same features and summary from both, on the stored grid and on others."""
     tolerance = 2e-5 if native.dtype == torch.float32 else 2e-2
     for height, width in sizes:
@@ -78,7 +80,9 @@ def test_what_is_saved_opens_in_transformers_and_comes_back(reference, name, tmp
         native.save_pretrained(tmp_path / f"theirs{original}", save_original_format=original)
         again = load_model(tmp_path / f"theirs{original}", device="cpu")
         known = again.state_dict()
-        before = {n: v for n, v in model.state_dict().items() if not n.startswith("inter_feature_normalizer.")}
+        before = {
+            n: v for n, v in model.state_dict().items() if not n.startswith("inter_feature_normalizer.")
+        }
         assert known.keys() == before.keys()
         assert all(torch.equal(known[n], v) for n, v in before.items())
         for field in ("num_heads", "num_cls_tokens", "num_registers", "summary_idxs", "dtype", "teachers"):

@@ -1,4 +1,4 @@
-"""Prefixes that training tools put before the names of tensors: taken off where one whole model remains, never guessed."""
+"""Prefixes of training tools before the names of tensors: taken off where one whole model remains, never guessed."""
 
 from __future__ import annotations
 
@@ -111,8 +111,16 @@ def test_marks_inside_the_names(model, tmp_path):
 
 def test_a_lightning_checkpoint(model, content, tmp_path):
     """``state_dict`` of the LightningModule and ``hyper_parameters``, with the description at one of many places."""
-    state = {f"model.{name}": value for name, value in model.state_dict().items()} | {"head.weight": torch.rand(2, 2)}
-    others = {"epoch": 3, "global_step": 12, "pytorch-lightning_version": "2.5.0", "loops": {}, "callbacks": {}}
+    state = {f"model.{name}": value for name, value in model.state_dict().items()} | {
+        "head.weight": torch.rand(2, 2)
+    }
+    others = {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.5.0",
+        "loops": {},
+        "callbacks": {},
+    }
     args = content["args"]
     for number, found in enumerate(
         (
@@ -146,7 +154,10 @@ def test_teachers_and_averages_beside_the_student(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {f"teacher.{n}": v for n, v in s.items()}, r"under 'teacher.', which does not say that it is"),
+        (
+            lambda s: {f"teacher.{n}": v for n, v in s.items()},
+            r"under 'teacher.', which does not say that it is",
+        ),
         (
             lambda s: {f"{p}.{n}": v for n, v in s.items() for p in ("student", "backbone")},
             r"several RADIO models, under 'backbone.', 'student.'",
@@ -156,16 +167,27 @@ def test_teachers_and_averages_beside_the_student(model, tmp_path):
             lambda s: {n if "blocks.2" in n else f"module.{n}": v for n, v in s.items()},
             r"blocks are missing|says depth",
         ),
-        (lambda s: {f"module.{n}": v for n, v in s.items() if "norm_std" not in n}, r"missing: input_conditioner"),
-        (lambda s: {**s, "head.weight": torch.rand(2, 2)}, "surplus: head.weight"),
-        (lambda s: {**s, "_orig_mod.input_conditioner.norm_mean": torch.ones(3, 1, 1)}, "another tensor are both"),
         (
-            lambda s: {n.replace("base_model", "x"): v for n, v in s.items()}
-            | {"model.blocks.0.attn.qkv.lora_A.default.weight": torch.rand(2, 2)},
+            lambda s: {f"module.{n}": v for n, v in s.items() if "norm_std" not in n},
+            r"missing: input_conditioner",
+        ),
+        (lambda s: {**s, "head.weight": torch.rand(2, 2)}, "surplus: head.weight"),
+        (
+            lambda s: {**s, "_orig_mod.input_conditioner.norm_mean": torch.ones(3, 1, 1)},
+            "another tensor are both",
+        ),
+        (
+            lambda s: (
+                {n.replace("base_model", "x"): v for n, v in s.items()}
+                | {"model.blocks.0.attn.qkv.lora_A.default.weight": torch.rand(2, 2)}
+            ),
             "surplus",
         ),
         (
-            lambda s: {f"x.{n}": v for n, v in s.items()} | {"x.model.blocks.0.attn.qkv.lora_A.default.weight": torch.rand(2)},
+            lambda s: (
+                {f"x.{n}": v for n, v in s.items()}
+                | {"x.model.blocks.0.attn.qkv.lora_A.default.weight": torch.rand(2)}
+            ),
             "merge_and_unload",
         ),
     ],
@@ -181,6 +203,9 @@ def test_nothing_is_guessed(change, message, model, tmp_path):
 def test_a_student_of_another_kind_beside_a_radio_teacher(model, tmp_path):
     """A plain ViT that learned from RADIO is not RADIO."""
     state = {f"teacher.{n}": v for n, v in model.state_dict().items()}
-    state |= {"student.model.patch_embed.proj.weight": torch.rand(8, 3, 16, 16), "student.model.cls_token": torch.rand(1)}
+    state |= {
+        "student.model.patch_embed.proj.weight": torch.rand(8, 3, 16, 16),
+        "student.model.cls_token": torch.rand(1),
+    }
     with pytest.raises(CheckpointError, match="'teacher.'"):
         load_model(_save(tmp_path / "file.pth", model, state), device="cpu")

@@ -111,7 +111,9 @@ def test_two_towers_are_not_guessed_between(tower, tmp_path):
     with pytest.raises(CheckpointError, match=r"several RADIO models, under 'left.radio_model.', 'right"):
         load_model(tmp_path, device="cpu")
     (tmp_path / "config.json").write_text(json.dumps({"left_config": config, "right_config": config}))
-    with pytest.raises(CheckpointError, match="describes several RADIO models, in 'left_config', 'right_config'"):
+    with pytest.raises(
+        CheckpointError, match="describes several RADIO models, in 'left_config', 'right_config'"
+    ):
         load_model(tmp_path, device="cpu")
 
 

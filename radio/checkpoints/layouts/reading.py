@@ -77,7 +77,8 @@ def _understand_own(config: RadioConfig, tensors: dict[str, Tensor], source: str
 def check_stated(described: RadioConfig, stated: RadioConfig | None, source: str) -> None:
     """What a file's own `RadioConfig` says must be what its tensors show.
 
-    Its adaptors may be more than the file holds, and its dtype is that of the file it was first read from.
+    Its adaptors may be more than the file holds, its dtype is that of the file it was first read from, and the
+    version may be known by the name of the file.
 
     Raises:
         CheckpointError: They differ; the message names the field.
@@ -86,7 +87,7 @@ def check_stated(described: RadioConfig, stated: RadioConfig | None, source: str
         return
     shown = described.to_dict()
     for name, value in stated.to_dict().items():
-        if name not in ("adaptors", "dtype") and shown[name] != value:
+        if name not in ("adaptors", "dtype", "version") and shown[name] != value:
             raise CheckpointError(
                 f"{source}: its config says {name}={str(value)[:120]}, its tensors say {str(shown[name])[:120]}"
             )
