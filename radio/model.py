@@ -22,6 +22,7 @@ from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
+from radio.modeling.placement import is_offloaded
 from radio.modeling.signatures import OutputT
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 
@@ -142,12 +143,17 @@ class RADIOModel(RADIONetwork[OutputT]):
 
         Raises:
             RuntimeError: The preprocessor was made external, so the model does not have its normalization, or the
-                weights are quantized.
+                weights are quantized or offloaded.
             OSError: The folder cannot be written.
         """
         if not isinstance(self.input_conditioner, InputConditioner):
             raise RuntimeError(
                 "the preprocessor was made external; set model.input_conditioner to it again before saving"
+            )
+        if is_offloaded(self):
+            raise RuntimeError(
+                "accelerate keeps some weights of this model elsewhere; bring them back before saving, with "
+                "accelerate.hooks.remove_hook_from_submodules(model)"
             )
         if any(type(value) is not torch.Tensor for value in self.state_dict().values()):
             raise RuntimeError(

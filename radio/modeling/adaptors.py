@@ -14,6 +14,7 @@ from radio.modeling.heads import AttentionHead, build_head
 from radio.modeling.kernels.attention import Attend, attend_all
 from radio.modeling.layout import TokenLayout, split
 from radio.modeling.outputs import Grid
+from radio.modeling.placement import compute_device
 
 
 class TextEncoder(Protocol):
@@ -143,8 +144,9 @@ class TextAdaptor(Adaptor):
         Returns:
             (N, D) float32, on this adaptor's device; the text tower moves there.
         """
-        device = next(self.head_mlp.parameters()).device
-        return self._text_encoder().encode_text(tokens, normalize=normalize, device=device)
+        return self._text_encoder().encode_text(
+            tokens, normalize=normalize, device=compute_device(self.head_mlp)
+        )
 
     def _text_encoder(self) -> TextEncoder:
         if self.text is None:

@@ -148,10 +148,10 @@ class Backbone(TimmSurface):
         patches = self.patch_embed(x)
         positions = resize_plain_position_embedding(
             self.pos_embed, self._grid(x), self.grid_size, self.pos_embed_prefix
-        )
+        ).to(patches.device)
         if not self.num_prefix_tokens:
             return patches + positions
-        cls_token = self.cls_token.expand(x.shape[0], -1, -1)
+        cls_token = self.cls_token.expand(x.shape[0], -1, -1).to(patches.device)
         if self.pos_embed_prefix:
             return torch.cat([cls_token, patches], dim=1) + positions
         return torch.cat([cls_token, patches + positions], dim=1)

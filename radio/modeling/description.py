@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from radio.config import RadioConfig
 from radio.modeling.outputs import Resolution
+from radio.modeling.placement import compute_device
 
 
 class DescribedModel(nn.Module):
@@ -26,10 +27,7 @@ class DescribedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are; for weights that accelerate keeps elsewhere, where they are computed with."""
-        hook = getattr(self, "_hf_hook", None)
-        if hook is not None and hook.execution_device is not None:
-            return torch.device(hook.execution_device)
-        return next(self.parameters()).device
+        return compute_device(self)
 
     @property
     def dtype(self) -> torch.dtype:

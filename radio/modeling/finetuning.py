@@ -6,13 +6,25 @@ from typing import Any
 
 from torch import nn
 
+from radio.modeling.block import Block
+from radio.modeling.heads import AttentionHead, MLPv1, MLPv2
+from radio.modeling.patch_generator import PatchGenerator
 from radio.modeling.timm_surface import ViT
+
+
+_KEPT_WHOLE = (Block, PatchGenerator, MLPv1, MLPv2, AttentionHead)
+"""Modules with residual connections, or parameters of their own beside their parts."""
 
 
 class FineTunable(nn.Module):
     """Gradient checkpointing and drop path, under timm's and transformers' names."""
 
     supports_gradient_checkpointing = True
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes whose modules belong on one device, under the name by which accelerate asks for them."""
+        return sorted({type(part).__name__ for part in self.modules() if isinstance(part, _KEPT_WHOLE)})
 
     @property
     def backbone(self) -> ViT:

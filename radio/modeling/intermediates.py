@@ -107,10 +107,9 @@ class IntermediateCollector:
         if self._normalizer is None:
             return tokens, None
         is_prefix = layout.prefix_mask(tokens.device).unsqueeze(-1)
-        alpha = torch.where(
-            is_prefix, torch.ones_like(self._normalizer.alphas[block]), self._normalizer.alphas[block]
-        )
-        return torch.where(is_prefix, tokens, self._normalizer(tokens, block, rotation)), alpha
+        normalized, factor = self._normalizer(tokens, block, rotation)
+        alpha = torch.where(is_prefix, torch.ones_like(factor), factor)
+        return torch.where(is_prefix, tokens, normalized), alpha
 
     def _accumulate(self, block: int, group_end: int, tokens: Tensor, layout: TokenLayout) -> None:
         normalized, alpha = self._normalize(block, group_end, tokens, layout)

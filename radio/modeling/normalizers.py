@@ -42,13 +42,16 @@ class IntermediateFeatureNormalizer(nn.Module):
         self.register_buffer("means", torch.empty(depth, dim))
         self.register_buffer("rotation", torch.empty(depth, dim, dim) if per_layer else torch.empty(dim, dim))
 
-    def forward(self, patches: Tensor, layer: int, rotation_layer: int) -> Tensor:
-        """Shift and rotate the patch tokens (B, L, C) of a block, without its factor alpha.
+    def forward(self, patches: Tensor, layer: int, rotation_layer: int) -> tuple[Tensor, Tensor]:
+        """Shift and rotate the patch tokens (B, L, C) of a block.
 
         Args:
             patches: Output of block `layer`.
             layer: Whose mean is subtracted.
             rotation_layer: Whose rotation is applied.
+
+        Returns:
+            The patches without the block's factor, and that factor alpha, a scalar.
         """
         rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[rotation_layer]
-        return F.linear(patches - self.means[layer], rotation)
+        return F.linear(patches - self.means[layer], rotation), self.alphas[layer]
