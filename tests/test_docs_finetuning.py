@@ -53,9 +53,9 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names["images"] = torch.rand(2, 3, 64, 64)
     exec(sections.pop("LoRA"), names)
     with torch.no_grad():
-        adapted = names["tuned"](names["images"]).summary
-        torch.testing.assert_close(names["lora"](names["images"]).summary, adapted)
-        assert not torch.allclose(load_model(CHECKPOINT)(names["images"]).summary, adapted, atol=1e-4)
+        summary = names["tuned"](names["images"]).summary
+        torch.testing.assert_close(names["lora"](names["images"]).summary, summary)
+        assert not torch.allclose(load_model(CHECKPOINT)(names["images"]).summary, summary, atol=1e-4)
 
     exec(sections.pop("Everything"), names)
     model = names["model"]
@@ -107,13 +107,10 @@ def test_lora_example(
         (tmp_path / "data" / name).mkdir(parents=True)
         for photo in some:
             (tmp_path / "data" / name / photo.name).symlink_to(photo)
-    folder, output = str(tmp_path / "data"), tmp_path / "adapters"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["finetune_lora.py", folder, folder, "--model", str(CHECKPOINT), "--size", "crop:64x64"]
-        + ["--epochs", "12", "--lr", "0.01", "--device", "cpu", "-o", str(output)],
-    )
+    folder, output = tmp_path / "data", tmp_path / "adapters"
+    command = f"finetune_lora.py {folder} {folder} --model {CHECKPOINT} --size crop:64x64"
+    command += f" --epochs 12 --lr 0.01 --device cpu -o {output}"
+    monkeypatch.setattr(sys, "argv", command.split())
     torch.manual_seed(0)
     runpy.run_path(str(ROOT / "examples" / "finetune_lora.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

@@ -12,6 +12,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 MODEL = 'from radio import load_model\n\nmodel = load_model("radio_v2.5-l")\n'
 STARTS = {
+    "finetuning.md": """
+import torch
+from torch import Tensor
+
+images: Tensor = torch.rand(1, 3, 512, 512)
+loader: list[tuple[Tensor, Tensor]] = []
+loader_with_masks: list[tuple[Tensor, Tensor]] = []
+""",
     "images.md": MODEL,
     "performance.md": MODEL + "import torch\n",
     "visualization.md": MODEL + 'paths = ["photo.jpg"]\n',
