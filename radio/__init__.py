@@ -19,6 +19,7 @@ _PUBLIC = {
     "RadioOutput": "radio.modeling.outputs",
     "Resolution": "radio.modeling.outputs",
     "Encoding": "radio.encoding",
+    "ArrayEncoding": "radio.arrays",
     "TokenMerging": "radio.modeling.token_merging",
     "InNetworkMerging": "radio.modeling.token_merging",
     "MergedTokens": "radio.modeling.token_merging",
@@ -36,6 +37,7 @@ _PUBLIC = {
 
 __all__ = [
     "RELEASES",
+    "ArrayEncoding",
     "CheckpointError",
     "DownloadError",
     "Encoding",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from radio.arrays import ArrayEncoding
     from radio.catalog import RELEASES, Release
     from radio.config import RadioConfig
     from radio.encoding import Encoding

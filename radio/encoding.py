@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from radio.arrays import ArrayEncoding, ArrayOutput, as_array
 from radio.images import ImageInput, as_list, is_batch
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
@@ -54,6 +56,34 @@ class Encoding:
             "adaptors": dict(self.adaptors),
         }
         return describe_fields("Encoding", shown)
+
+    def normalized(self) -> Encoding:
+        """The same with every summary scaled to length 1: the whole, each teacher's part, and each adaptor's."""
+        backbone = _with_unit_summary(self.backbone)
+        return replace(
+            self,
+            summary=backbone.summary,
+            summary_by_teacher={name: _unit(part) for name, part in self.summary_by_teacher.items()},
+            backbone=backbone,
+            adaptors={name: _with_unit_summary(output) for name, output in self.adaptors.items()},
+        )
+
+    def numpy(self) -> ArrayEncoding:
+        """The same as NumPy arrays, from any device; bfloat16, which NumPy does not have, becomes float32."""
+        merged = self.backbone if isinstance(self.backbone, MergedRadioOutput) else None
+        return ArrayEncoding(
+            summary=as_array(self.summary),
+            features=as_array(self.features),
+            summary_by_teacher={name: as_array(part) for name, part in self.summary_by_teacher.items()},
+            adaptors={
+                name: ArrayOutput(as_array(output.summary), as_array(output.features))
+                for name, output in self.adaptors.items()
+            },
+            image_size=self.image_size,
+            grid=self.grid,
+            positions=as_array(merged.positions) if merged else None,
+            sizes=as_array(merged.sizes) if merged else None,
+        )
 
 
 def encode_images(
@@ -106,6 +136,14 @@ def _encode_group(
         packed = model(images, feature_fmt, merge=each, tome=tome)
         outputs = [_named(output) for output in packed]
     return [_encoding(model, image, output) for image, output in zip(images, outputs, strict=True)]
+
+
+def _unit(summary: Tensor) -> Tensor:
+    return F.normalize(summary.float(), dim=-1).to(summary.dtype)
+
+
+def _with_unit_summary(output: _ImageOutput) -> _ImageOutput:
+    return output._replace(summary=_unit(output.summary))
 
 
 def _named(output: _ImageOutput | dict[str, _ImageOutput]) -> dict[str, _ImageOutput]:

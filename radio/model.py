@@ -74,6 +74,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         batch_size: int = 8,
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
+        normalize: bool = False,
     ) -> Encoding: ...
 
     @overload
@@ -85,6 +86,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         batch_size: int = 8,
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
+        normalize: bool = False,
     ) -> list[Encoding]: ...
 
     @overload
@@ -96,6 +98,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         batch_size: int = 8,
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
+        normalize: bool = False,
     ) -> Any: ...
 
     def encode(
@@ -106,6 +109,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         batch_size: int = 8,
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
+        normalize: bool = False,
     ) -> Encoding | list[Encoding]:
         """Features of one image or several, of any kind and size. No gradients.
 
@@ -118,11 +122,13 @@ class RADIOModel(RADIONetwork[OutputT]):
             batch_size: Images per forward pass. Images of one size run as a batch, others packed.
             merge: Merge the spatial features to fewer tokens; one for all images or one for each.
             tome: Merge tokens inside the network, which is faster and approximate; not with ViTDet windows.
+            normalize: Scale every summary to length 1 (L2): the whole, each teacher's part, and each adaptor's. Dot
+                products of summaries are cosine similarities then. Features stay as they are.
 
         Returns:
             An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
-            several images. (Whether a tensor or an array is one image or a batch depends on its dimensions, which a
-            type checker does not know; there it sees ``Any``.)
+            several images. `Encoding.numpy` makes NumPy arrays of it. (Whether a tensor or an array is one image or a
+            batch depends on its dimensions, which a type checker does not know; there it sees ``Any``.)
 
         Raises:
             ImageError: An image cannot be read, or its values are not in [0, 1].
@@ -130,7 +136,10 @@ class RADIOModel(RADIONetwork[OutputT]):
             ValueError: A size, format or batch size that makes no sense.
         """
         prepare = partial(self.resize, size=size)
-        return encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome)
+        encoded = encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome)
+        if not normalize:
+            return encoded
+        return [one.normalized() for one in encoded] if isinstance(encoded, list) else encoded.normalized()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.
@@ -160,9 +169,9 @@ class RADIOModel(RADIONetwork[OutputT]):
                 "the model holds quantized or otherwise wrapped weights, which the Hub layout has no place for; "
                 "save it first and quantize what you load"
             )
-        built = tuple(adaptor for adaptor in self.config.adaptors if adaptor.name in (self.adaptors or {}))
+        built = tuple(adaptor for adaptor in self._config.adaptors if adaptor.name in (self.adaptors or {}))
         config = replace(
-            self.config,
+            self._config,
             adaptors=built,
             dtype=str(self.dtype).removeprefix("torch."),
             vitdet_window_size=self.window_size,

@@ -121,3 +121,50 @@ def test_an_encoding_shows_shapes_and_not_numbers(model):
     )
     assert "image_size=(64, 96), grid=(4, 6)" in shown and "'sam': RadioOutput(summary=Tensor(" in shown
     assert "tensor(" not in shown and "\n" not in shown and len(shown) < 700
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_summaries_of_length_one(reference, dtype):
+    """Every summary, and nothing else."""
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    model = load_model(path, adaptors=["clip", "sam"], device="cpu", dtype=dtype)
+    x = torch.rand(2, 3, 64, 96)
+    plain, unit = model.encode(x), model.encode(x, normalize=True)
+    assert isinstance(model.encode(x[0], normalize=True), type(unit[0]))
+    for before, after in zip(plain, unit, strict=True):
+        summaries = [after.summary, after.backbone.summary, *after.summary_by_teacher.values()]
+        summaries += [output.summary for output in after.adaptors.values()]
+        assert len(summaries) == 2 + len(before.summary_by_teacher) + 2
+        for summary in summaries:
+            assert float(summary.float().norm()) == pytest.approx(1, abs=1e-5 if dtype == "float32" else 5e-3)
+        assert after.summary.dtype == before.summary.dtype
+        similarity = torch.cosine_similarity(after.summary.float(), before.summary.float())
+        assert float(similarity) == pytest.approx(1, abs=1e-4)
+        assert torch.equal(after.features, before.features)
+        assert torch.equal(after.adaptors["sam"].features, before.adaptors["sam"].features)
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "float32"), ("float16", "float16")])
+def test_numpy_arrays(reference, dtype, stored):
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    model = load_model(path, adaptors="clip", device="cpu", dtype=dtype)
+    encoding = model.encode(torch.rand(3, 64, 96))
+    arrays = encoding.numpy()
+    assert isinstance(arrays.summary, np.ndarray)
+    assert (arrays.summary.dtype, arrays.features.dtype) == (stored, stored)
+    assert np.array_equal(arrays.features, encoding.features.float())
+    assert set(arrays.summary_by_teacher) == set(encoding.summary_by_teacher)
+    assert arrays.adaptors["clip"].summary.dtype == np.float32
+    assert np.array_equal(arrays.adaptors["clip"].features, encoding.adaptors["clip"].features)
+    assert (arrays.grid, arrays.image_size, arrays.sizes) == (encoding.grid, encoding.image_size, None)
+    kept = arrays.summary.copy()
+    encoding.summary.zero_()
+    assert np.array_equal(arrays.summary, kept)
+    assert len(repr(arrays)) < 200
+
+
+def test_numpy_arrays_of_merged_tokens(model):
+    merged = model.encode(torch.rand(3, 64, 96), merge=TokenMerging(keep=8)).numpy()
+    assert merged.features.shape[:2] == (1, 8)
+    assert merged.positions.shape == (1, 8, 2)
+    assert merged.sizes.sum() == 24
