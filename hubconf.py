@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # torch.hub.list takes every callable here for an entry point
 
 dependencies = ["torch", "einops", "huggingface_hub", "safetensors", "PIL", "numpy", "tqdm"]
 
-_DEFAULT_VERSION = "radio_v2.5-h"
+_DEFAULT_VERSION = "c-radio_v4-h"
 
 
 def radio_model(
@@ -28,14 +28,14 @@ def radio_model(
 
     Args:
         version: A released version ("radio_v2.5-b", "c-radio_v3-h", ...), a Hub repository ("owner/name"), or the path
-            of a local checkpoint. Empty for radio_v2.5-h.
+            of a local checkpoint. Empty for c-radio_v4-h, as in the public code.
         progress: Show progress bars of downloads.
         adaptor_names: Teacher adaptors to build: one name or several, e.g. ["clip", "sam"].
         vitdet_window_size: Side of ViTDet windows in patches; None for global attention.
         return_checkpoint: Also return the checkpoint's content.
         kwargs: Any other argument of radio.load_model: dtype, vitdet_num_global, vitdet_num_windowed,
             pos_embed_align_corners, text_weights, cache_dir, revision, local_files_only, token, device ("cpu" here by
-            default).
+            default). Arguments of the public code that ask for what happens anyway change nothing.
 
     Returns:
         The model in eval mode: `model(x)` for x (B, 3, H, W) in [0, 1] gives (summary, spatial features), with adaptors
@@ -43,11 +43,13 @@ def radio_model(
 
     Raises:
         ImportError: Another package called radio is loaded in this process.
+        TypeError: An argument that does not exist.
     """
     from radio_vision import check_package
 
     check_package()
     from radio.checkpoints import read_content
+    from radio.hub import hub_options
     from radio.loading import load_model
 
     model = load_model(
@@ -55,7 +57,7 @@ def radio_model(
         adaptors=adaptor_names,
         vitdet_window_size=vitdet_window_size,
         progress=progress,
-        **{"device": "cpu", **kwargs},
+        **{"device": "cpu", **hub_options(kwargs)},
     )
     return (model, read_content(model.checkpoint_path)) if return_checkpoint else model
 

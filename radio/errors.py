@@ -1,5 +1,10 @@
 """The errors a user can meet. Each message says what was given, what is allowed and what to do next."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class RadioError(Exception):
     """Base of all errors that this library raises on purpose, apart from plain argument errors."""
@@ -27,3 +32,11 @@ class MissingExtraError(RadioError, ImportError):
 
 class ExportError(RadioError, ValueError):
     """A model has no form in the file's format, or the file does not compute what the model computes."""
+
+
+def unknown_argument(function: str, name: str, allowed: Iterable[str]) -> TypeError:
+    """The error about an argument that does not exist, with those that do and the one that was probably meant."""
+    names = list(allowed)
+    close = get_close_matches(name, names, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return TypeError(f"{function} has no argument {name!r}; it has: {', '.join(names)}{meant}")

@@ -17,7 +17,7 @@ from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
 from radio.devices import best_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
-from radio.errors import CheckpointError
+from radio.errors import CheckpointError, unknown_argument
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
 from radio.text import text_encoder_for
@@ -81,6 +81,7 @@ def load_model(
     token: str | bool | None = None,
     progress: bool = True,
     mmap: bool = False,
+    **unknown: Any,
 ) -> RADIOModel:
     """Load a model, ready for inference (eval mode).
 
@@ -110,10 +111,14 @@ def load_model(
 
     Raises:
         ValueError: An unknown version, adaptor, dtype, a device that is not here, or windows that make no sense.
-        TypeError: A window size that is not a whole number, or another argument of the wrong type.
+        TypeError: A window size that is not a whole number, another argument of the wrong type, or one that does not
+            exist.
         CheckpointError: The file is damaged, unsafe or does not describe a RADIO model.
         DownloadError: The file is not in the cache and cannot be fetched.
     """
+    if unknown:
+        own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
+        raise unknown_argument("load_model", next(iter(unknown)), own)
     place = _resolve_device(device)
     choices = _choices(
         vitdet_window_size=vitdet_window_size,

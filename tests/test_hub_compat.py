@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import types
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
+
+from radio import load_model
 
 ENTRY_POINTS = [
     "radio_model",
@@ -270,6 +274,168 @@ def test_fine_tuned_weights_travel_both_ways(checkpoint):
     assert torch.equal(
         model.model.state_dict()["patch_generator.pos_embed"], backbone["patch_generator.pos_embed"]
     )
+
+
+def _listed(page_section: str, owner: str) -> list[str]:
+    """Names that a list of docs/migrating.md promises, such as `model.patch_size`."""
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    section = (
+        text.split("## What code may rely on")[1].split(page_section)[1].split("\n\n- ")[1].split("\n\n")[0]
+    )
+    return [name for name in re.findall(r"`([\w.]+)`", section) if name.startswith(owner)]
+
+
+@pytest.mark.parametrize(
+    ("section", "owner", "count"),
+    [
+        ("The model:", "model.", 25),
+        ("An adaptor,", "adaptor.", 6),
+        ("The backbone", "vit.", 25),
+        ("Blocks and their", "block.", 20),
+        ("State-dict names", "", 12),
+    ],
+)
+def test_what_code_may_rely_on(checkpoint, text_towers, section, owner, count):
+    """Every name that the page lists is there."""
+    model = hub_load(checkpoint, adaptor_names=["clip"], text_weights=text_towers["clip"])
+    names = _listed(section, owner)
+    assert len(names) >= count
+    stored = model.state_dict()
+    given = {
+        "model": model,
+        "adaptor": model.adaptors["clip"],
+        "vit": model.model,
+        "block": model.model.blocks[-1],
+    }
+    for name in names:
+        if owner:
+            eval(name, given)
+        else:
+            assert name in stored
+
+
+def test_the_page_on_migrating_runs(checkpoint, text_towers, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    code = code.replace("radio_v2.5-l", checkpoint).replace("photo.jpg", "examples/images/coffee.jpg")
+    names: dict = {}
+    exec(code, names)
+    assert names["output"]["clip"].summary.shape == (1, 40)
+    assert names["clip_features"].shape == (1, 25 * 38, 48)
+
+
+def test_without_a_version_it_is_that_of_the_public_code(monkeypatch):
+    import hubconf
+    from radio import loading
+
+    asked = []
+
+    def load(version, **options):
+        asked.append(version)
+        raise InterruptedError
+
+    monkeypatch.setattr(loading, "load_model", load)
+    for options in ({}, {"version": ""}, {"version": None}):
+        with pytest.raises(InterruptedError):
+            hubconf.radio_model(**options)
+    assert asked == ["c-radio_v4-h"] * 3
+
+
+def test_arguments_that_say_what_happens_anyway(checkpoint):
+    from hubconf import radio_model
+
+    model = radio_model(
+        checkpoint, True, None, None, support_packing=True, return_summary=True, return_spatial_features=True
+    )
+    also = radio_model(checkpoint, skip_validation=True, trust_repo=True, force_reload=True, pretrained=True)
+    assert len(model(torch.rand(1, 3, 32, 32))) == 2 and also.patch_size == 16
+    with pytest.raises(ValueError, match="return_summary=False is not supported: a call always returns it"):
+        radio_model(checkpoint, return_summary=False)
+
+
+@pytest.mark.parametrize(
+    ("misspelled", "meant"),
+    [("adaptor_name", "adaptor_names"), ("vitdet_windowsize", "vitdet_window_size"), ("Version", "version")],
+)
+def test_misspelled_arguments_are_answered(checkpoint, misspelled, meant):
+    with pytest.raises(TypeError, match=f"no argument '{misspelled}'; it has: .*; did you mean '{meant}'"):
+        hub_load(checkpoint, **{misspelled: 4})
+    with pytest.raises(TypeError, match=r"load_model has no argument 'adaptor_names'.* mean 'adaptors'"):
+        load_model(checkpoint, adaptor_names="clip")
+
+
+def test_a_configuration_of_their_own(checkpoint, image):
+    """Vision towers of LLaVA put a transformers configuration on the model, and a final norm of their own."""
+    model = hub_load(checkpoint, adaptor_names="clip").eval()
+    x = F.interpolate(image, (64, 96))
+    with torch.no_grad():
+        expected = model(x)
+        model.config = types.SimpleNamespace(hidden_size=model.embed_dim, model_type="radio_vision_model")
+        assert torch.equal(model(x)["clip"].features, expected["clip"].features)
+        assert model.encode(x[0]).grid == (4, 6)
+        assert (model.config.hidden_size, model.patch_size, model.summary_dim) == (64, 16, 192)
+        model.model.norm = nn.LayerNorm(64, elementwise_affine=False)
+        assert model(x)["backbone"].features.mean(dim=-1).abs().max() < 1e-5
+
+
+def test_a_model_inside_the_classes_of_the_hub(checkpoint):
+    """`model.radio_model` is the model itself, and no part of it."""
+    model = hub_load(checkpoint)
+    assert model.radio_model is model
+    assert not [name for name in model.state_dict() if "radio_model" in name]
+    model.radio_model.make_preprocessor_external()
+    assert isinstance(model.input_conditioner, nn.Identity)
+
+
+def test_tokens_are_counted_as_in_the_public_code(checkpoint, reference):
+    generator = hub_load(checkpoint).model.patch_generator
+    assert (generator.cls_token.num_tokens, generator.cls_token.num_registers, generator.num_skip) == (
+        4,
+        4,
+        8,
+    )
+    plain = hub_load(str(reference / "no_cpe_patch14" / "checkpoint.pth.tar")).model
+    assert plain.patch_generator is None
+    assert plain.patch_embed.patch_size[0] == 14
+
+
+def test_the_backbone_step_by_step(checkpoint, image):
+    """Code that runs timm's forward_features by its parts."""
+    model = hub_load(checkpoint).eval()
+    vit, x = model.model, model.input_conditioner(F.interpolate(image, (64, 96)))
+    with torch.no_grad():
+        tokens = vit.norm_pre(vit.patch_drop(vit.patch_generator(x)))
+        for block in vit.blocks:
+            tokens = block(tokens)
+        tokens = vit.head(vit.head_drop(vit.fc_norm(vit.norm(tokens))))
+        torch.testing.assert_close(tokens, vit.forward_features(x), rtol=0, atol=0)
+
+
+def test_hooks_see_all_tokens(checkpoint, image):
+    model, seen = hub_load(checkpoint).eval(), []
+    handle = model.model.blocks[5].register_forward_hook(lambda _, __, tokens: seen.append(tokens))
+    with torch.no_grad():
+        model(F.interpolate(image, (64, 96)))
+        handle.remove()
+        layer = model.forward_intermediates(
+            F.interpolate(image, (64, 96)), [5], intermediates_only=True, output_fmt="NLC"
+        )
+    assert seen[0].shape == (1, 8 + 24, 64)
+    assert torch.equal(seen[0][:, 8:], layer[0])
+
+
+def test_summary_from_chosen_class_tokens(checkpoint, image):
+    model = hub_load(checkpoint).eval()
+    x = F.interpolate(image, (64, 96))
+    with torch.no_grad():
+        summary, features = model(x)
+        assert model.summary_idxs.tolist() == [0, 1, 2]
+        model.summary_idxs = torch.tensor([1])
+        chosen, same = model(x)
+    assert torch.equal(chosen, summary[:, 64:128])
+    assert torch.equal(same, features)
+    assert model.summary_dim == 64
 
 
 def test_unknown_versions_list_the_known_ones():

@@ -67,7 +67,7 @@ class SwiGLU(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017) through the fastest kernel at hand.
 
-    It has timm's attributes, so that code which takes `qkv`, the norms and `proj` apart works on it.
+    It has timm's attributes, also those that do nothing here, so that code which takes it apart works on it.
     """
 
     fused_attn = True
@@ -80,9 +80,10 @@ class Attention(nn.Module):
         self.qkv = AdaptiveLinear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = nn.Identity()
         self.k_norm = nn.Identity()
-        self.attn_drop = nn.Identity()
+        self.attn_drop = nn.Dropout(0.0)
+        self.norm = nn.Identity()
         self.proj = AdaptiveLinear(dim, dim)
-        self.proj_drop = nn.Identity()
+        self.proj_drop = nn.Dropout(0.0)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens, each (B, heads, N, head_dim)."""

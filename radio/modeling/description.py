@@ -16,11 +16,12 @@ class DescribedModel(nn.Module):
     """The properties of a model that follow from its description.
 
     Attributes:
-        config: What shapes the model.
+        config: What shapes the model. It is read once; code that keeps a configuration of its own there may do so.
         window_size: Side of the ViTDet windows in patches, or None.
     """
 
     config: RadioConfig
+    _config: RadioConfig
     window_size: int | None
     _summary_idxs: tuple[int, ...]
 
@@ -37,7 +38,7 @@ class DescribedModel(nn.Module):
     @property
     def patch_size(self) -> int:
         """Side P of a patch, in pixels."""
-        return self.config.patch_size
+        return self._config.patch_size
 
     @property
     def _patch_size(self) -> int:
@@ -45,15 +46,22 @@ class DescribedModel(nn.Module):
         return self.patch_size
 
     @property
+    def radio_model(self) -> DescribedModel:
+        """This model, under the name that it has inside the classes of the Hub repositories' own code."""
+        return self
+
+    @property
     def embed_dim(self) -> int:
         """Width C of the spatial features."""
-        return self.config.embed_dim
+        return self._config.embed_dim
 
     @property
     def summary_dim(self) -> int:
         """Width of the summary."""
         return (
-            self.embed_dim if self.config.summary_pool == "mean" else self.embed_dim * len(self._summary_idxs)
+            self.embed_dim
+            if self._config.summary_pool == "mean"
+            else self.embed_dim * len(self._summary_idxs)
         )
 
     @property
@@ -74,22 +82,22 @@ class DescribedModel(nn.Module):
     @property
     def num_summary_tokens(self) -> int:
         """Number T of prefix tokens (class tokens and registers) before the patches."""
-        return self.config.num_prefix_tokens
+        return self._config.num_prefix_tokens
 
     @property
     def num_cls_tokens(self) -> int:
         """Number of class tokens."""
-        return self.config.num_cls_tokens
+        return self._config.num_cls_tokens
 
     @property
     def max_resolution(self) -> int:
         """Largest side of an image, in pixels, that the version was made for."""
-        return self.config.max_resolution
+        return self._config.max_resolution
 
     @property
     def preferred_resolution(self) -> Resolution:
         """The resolution at which the version works best."""
-        return Resolution(*self.config.preferred_resolution)
+        return Resolution(*self._config.preferred_resolution)
 
     @property
     def min_resolution_step(self) -> int:
@@ -106,6 +114,6 @@ class DescribedModel(nn.Module):
 
     def split_summary(self, summary: Tensor) -> dict[str, Tensor]:
         """The part of a backbone summary (B, D) that belongs to each teacher, (B, C) each."""
-        known = dict(zip(self.config.summary_idxs, self.config.summary_names or ("summary",), strict=True))
+        known = dict(zip(self._config.summary_idxs, self._config.summary_names or ("summary",), strict=True))
         names = [known.get(number, f"token {number}") for number in self._summary_idxs]
         return dict(zip(names, summary.split(self.embed_dim, dim=-1), strict=True))

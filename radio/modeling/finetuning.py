@@ -11,7 +11,6 @@ from radio.modeling.heads import AttentionHead, MLPv1, MLPv2
 from radio.modeling.patch_generator import PatchGenerator
 from radio.modeling.timm_surface import ViT
 
-
 _KEPT_WHOLE = (Block, PatchGenerator, MLPv1, MLPv2, AttentionHead)
 """Modules with residual connections, or parameters of their own beside their parts."""
 

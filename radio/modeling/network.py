@@ -55,7 +55,7 @@ class RADIONetwork(TypedModel[OutputT]):
 
     def __init__(self, config: RadioConfig, adaptor_names: Sequence[str] = ()) -> None:
         super().__init__()
-        self.config = config
+        self.config = self._config = config
         self.input_conditioner: nn.Module = InputConditioner()
         self.model = DINOv2Backbone(config) if config.layout == "dinov2" else Backbone(config)
         self.feature_normalizer = FeatureNormalizer(config.embed_dim) if config.feature_normalizer else None
@@ -74,7 +74,7 @@ class RADIONetwork(TypedModel[OutputT]):
 
     @property
     def _summary_rule(self) -> SummaryRule:
-        return SummaryRule(self.num_summary_tokens, self.config.summary_pool, self._summary_idxs)
+        return SummaryRule(self.num_summary_tokens, self._config.summary_pool, self._summary_idxs)
 
     @property
     def backbone(self) -> Backbone:
@@ -269,4 +269,4 @@ class RADIONetwork(TypedModel[OutputT]):
 
     def _final(self, tokens: Tensor) -> Tensor:
         """The final tokens that come with intermediates."""
-        return tokens if self.config.layout == "dinov2" else self.backbone.norm(tokens)
+        return tokens if self._config.layout == "dinov2" else self.backbone.norm(tokens)

@@ -21,11 +21,19 @@ def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
 
 
 class PrefixTokens(nn.Module):
-    """The learned tokens before the patches: class tokens first, then registers."""
+    """The learned tokens before the patches: class tokens first, then registers.
 
-    def __init__(self, num_tokens: int, dim: int) -> None:
+    Args:
+        num_tokens: Class tokens.
+        num_registers: Registers.
+        dim: Width C of the tokens.
+    """
+
+    def __init__(self, num_tokens: int, num_registers: int, dim: int) -> None:
         super().__init__()
-        self.token = nn.Parameter(torch.empty(num_tokens, dim))
+        self.num_tokens = num_tokens
+        self.num_registers = num_registers
+        self.token = nn.Parameter(torch.empty(num_tokens + num_registers, dim))
 
     def forward(self, batch: int) -> Tensor:
         """The tokens of every image of a batch, (B, T, C)."""
@@ -63,7 +71,7 @@ class PatchGenerator(nn.Module):
         self.frames_per_clip = 1
         self.embedder = AdaptiveLinear(3 * patch_size * patch_size, dim, bias=bias)
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size * grid_size, dim))
-        self.cls_token = PrefixTokens(num_cls_tokens + num_registers, dim)
+        self.cls_token = PrefixTokens(num_cls_tokens, num_registers, dim)
 
     @property
     def num_skip(self) -> int:
@@ -164,6 +172,7 @@ class PlainPatchEmbed(nn.Module):
 
     def __init__(self, dim: int, patch_size: int, bias: bool) -> None:
         super().__init__()
+        self.patch_size = (patch_size, patch_size)
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,10 +34,19 @@ class TimmSurface(nn.Module):
     Attributes:
         num_classes: 0.
         global_pool: Empty: nothing is pooled.
+        patch_drop, norm_pre, fc_norm, head_drop, head: Do nothing; code that runs the parts one by one calls them.
     """
 
     num_classes = 0
     global_pool = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_drop = nn.Identity()
+        self.norm_pre = nn.Identity()
+        self.fc_norm = nn.Identity()
+        self.head_drop = nn.Identity()
+        self.head = nn.Identity()
 
     @property
     def vit(self) -> ViT:
