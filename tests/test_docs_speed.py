@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 def _snippets(page: str) -> str:
     text = (ROOT / "docs" / page).read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    code = code.replace('"cuda"', '"cpu"')
     return code.replace("radio_v2.5-l", str(ROOT / "tests/reference/v2_5/checkpoint.pth.tar"))
 
 
@@ -35,3 +36,5 @@ def test_performance_page(reference):
     names: dict = {"torch": torch, "model": model, "load_model": load_model}
     exec(_snippets("performance.md"), names)
     assert is_quantized(names["model"])
+    assert next(names["large"].parameters()).device.type == "meta"
+    assert names["large"].encode(torch.rand(3, 64, 64)).grid == (4, 4)

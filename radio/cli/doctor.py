@@ -28,6 +28,8 @@ _EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "torchao": "quantize",
+    "accelerate": "finetune",
+    "peft": "finetune",
 }
 _TIMEOUT = 3.0
 _YES = {"1", "on", "yes", "true"}
