@@ -18,11 +18,12 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 # The core of the suite, without slow tests, with the versions of tests/lowest.txt. Left out is what newer packages serve:
-# types, benchmarks against peers, data sets and training.
+# types, benchmarks against peers, data sets, training, export and quantization.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m "not slow" \
 		--ignore tests/test_docs_types.py --ignore tests/test_types.py --ignore tests/extraction --ignore tests/training \
-		--ignore tests/cli/test_extract.py --ignore-glob 'tests/test_benchmark*'
+		--ignore tests/cli/test_extract.py --ignore-glob 'tests/test_benchmark*' \
+		--ignore tests/test_export.py --ignore tests/test_quantization.py --ignore tests/test_docs_speed.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -50,5 +51,5 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'
 	$(PYTHON_LOWEST) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt \
-		-e '.[text,datasets,video,plot,export,quantize]' hypothesis pytest pytest-xdist
+		-e '.[text,datasets,video,plot]' hypothesis pytest pytest-xdist
 	touch $@
