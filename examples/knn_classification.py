@@ -4,12 +4,14 @@
     torchrun --nproc-per-node 8 examples/knn_classification.py --train ... --val ... --features ...
 
 Summaries are written to memory-mapped files, so that the 1.3 million of ImageNet's training set never have to be in
-memory together, and a second run finds them there.
+memory together, and a second run finds them there: under a name that changes with all that they depend on (weights,
+dtype, windows, size, and the list of files with their sizes and times).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -56,9 +58,8 @@ def main() -> None:
             device=world.device,
             dtype=arguments.dtype,
         )
-        name = f"{Path(arguments.model).stem}-{arguments.resolution.replace(':', '-')}"
-        database = summaries(model, train, arguments.features / f"{name}-train.npy", world, arguments)
-        queries = summaries(model, val, arguments.features / f"{name}-val.npy", world, arguments)
+        database = summaries(model, train, cache_file("train", model, train, arguments), world, arguments)
+        queries = summaries(model, val, cache_file("val", model, val, arguments), world, arguments)
         mine = list(world.positions(len(val)))
         result = classify(
             torch.from_numpy(np.array(queries[mine])).to(world.device),
@@ -73,6 +74,26 @@ def main() -> None:
         if world.is_first:
             accuracy = {"top1": round(100 * top1 / len(val), 3), "top5": round(100 * top5 / len(val), 3)}
             print(json.dumps({"model": arguments.model, "k": arguments.k, "images": len(val), **accuracy}))
+
+
+def cache_file(
+    split: str, model: radio.RADIOModel, images: ImageFolder, arguments: argparse.Namespace
+) -> Path:
+    """Where the summaries are kept. Whatever changes them changes the name."""
+    weights = model.checkpoint_path
+    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
+    settings = [str(model.dtype), model.window_size, arguments.resolution]
+    key = json.dumps(
+        [settings, [identity(file) for file in files], [identity(path) for path in images.paths]]
+    )
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return arguments.features / f"{weights.name.split('.')[0]}-{split}-{digest}.npy"
+
+
+def identity(path: Path) -> tuple[str, int, int]:
+    """A file's place, size and time of change."""
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 
 def summaries(

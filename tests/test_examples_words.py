@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_knn_writes_summaries_once(folder, tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 35 and result["top1"] == 100.0, "with k = 1 every image finds itself"
     files = sorted((tmp_path / "features").iterdir())
-    assert [path.name for path in files] == ["checkpoint.pth-64-train.npy", "checkpoint.pth-64-val.npy"]
+    assert [path.name.rpartition("-")[0] for path in files] == ["checkpoint-train", "checkpoint-val"]
     stored = np.load(files[0])
     model = radio.load_model(CHECKPOINT, device="cpu")
     expected = model.encode(ImageFolder(folder).paths[7], size=64).summary
@@ -143,6 +144,34 @@ def test_knn_writes_summaries_once(folder, tmp_path, monkeypatch, capsys):
     times = [path.stat().st_mtime_ns for path in files]
     _run("knn_classification.py", arguments, monkeypatch)
     assert [path.stat().st_mtime_ns for path in files] == times
+
+
+@pytest.mark.parametrize("change", ["weights", "dtype", "windows", "size", "an image", "one image more"])
+def test_knn_does_not_use_summaries_of_something_else(change, folder, tmp_path, monkeypatch, capsys):
+    images = tmp_path / "images"
+    shutil.copytree(folder, images)
+    weights = tmp_path / "checkpoint.pth.tar"
+    shutil.copy(CHECKPOINT, weights)
+    arguments = ["--model", str(weights), "--train", str(images), "--val", str(images), "--device", "cpu"]
+    arguments += ["--features", str(tmp_path / "features"), "--k", "1", "--resolution", "64"]
+    _run("knn_classification.py", arguments, monkeypatch)
+    before = {path.name for path in (tmp_path / "features").iterdir()}
+    first = sorted(images.rglob("*.png"))[0]
+    if change == "weights":
+        shutil.copy(CHECKPOINT.parents[1] / "bf16" / "checkpoint.pth.tar", weights)
+    elif change == "dtype":
+        arguments += ["--dtype", "bfloat16"]
+    elif change == "windows":
+        arguments += ["--vitdet-window-size", "2"]
+    elif change == "size":
+        arguments[-1] = "96"
+    elif change == "an image":
+        Image.new("RGB", (64, 64)).save(first)
+    else:
+        Image.new("RGB", (64, 64)).save(first.with_name("another.png"))
+    _run("knn_classification.py", arguments, monkeypatch)
+    assert len({path.name for path in (tmp_path / "features").iterdir()} - before) == 2, "train and val, anew"
+    capsys.readouterr()
 
 
 def test_processes_share_every_image_once():

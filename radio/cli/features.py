@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adaptor(parser, "also give the outputs in this teacher's space (clip, sam, ...); may be repeated")
     add_size(parser)
     add_feature_fmt(parser, "NCHW")
+    parser.add_argument(
+        "--output-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the numbers in the file (default: float16 if the model computes in it, else float32; NumPy has no "
+        "bfloat16)",
+    )
     parser.add_argument("--summary-only", action="store_true", help="leave out the spatial features")
     add_batch_size(parser, 8)
     add_skip_unreadable(parser)
@@ -71,6 +77,10 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images and write what comes out."""
     images = find_images(args.images)
     targets = _targets(args.output, images)
+    if args.output_dtype == "bfloat16" and args.output.endswith(".npz"):
+        raise ValueError(
+            "an .npz file cannot hold bfloat16; choose float16 or float32, or write .safetensors"
+        )
     outputs = Outputs([*images, args.model])
     outputs.check(*targets)
     model = load_chosen_model(args)
@@ -162,11 +172,17 @@ def _identity(model: RADIOModel, args: argparse.Namespace) -> dict[str, str]:
         "architecture": model.config.architecture,
         "checkpoint": str(model.checkpoint_path),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "output_dtype": _output_dtype(model, args),
         "vitdet_window_size": str(model.window_size or ""),
         "patch_size": str(model.patch_size),
         "feature_format": args.feature_fmt,
         "radio": __version__,
     }
+
+
+def _output_dtype(model: RADIOModel, args: argparse.Namespace) -> str:
+    own = str(model.dtype).removeprefix("torch.")
+    return args.output_dtype or (own if own == "float16" else "float32")
 
 
 def _write(
@@ -178,7 +194,7 @@ def _write(
     summary_only: bool,
 ) -> None:
     metadata = {**identity, "images": json.dumps([str(image) for image in images])}
-    tensors = _tensors(encodings, summary_only)
+    tensors = _tensors(encodings, summary_only, identity["output_dtype"])
     with outputs.write(path) as temporary:
         if path.suffix == ".npz":
             _save_npz(temporary, tensors, metadata)
@@ -188,26 +204,24 @@ def _write(
             save_tensors(temporary, tensors, metadata)
 
 
-def _tensors(encodings: list[Encoding], summary_only: bool) -> dict[str, Tensor]:
+def _tensors(encodings: list[Encoding], summary_only: bool, dtype_name: str) -> dict[str, Tensor]:
     import torch
+
+    dtype = getattr(torch, dtype_name)
 
     tensors: dict[str, Tensor] = {"image_sizes": torch.tensor([list(e.image_size) for e in encodings])}
     for name in ("", *encodings[0].adaptors):
         outputs = [encoding.adaptors[name] if name else encoding.backbone for encoding in encodings]
         prefix = f"{name}." if name else ""
-        tensors[f"{prefix}summary"] = torch.cat([output.summary for output in outputs]).cpu()
+        tensors[f"{prefix}summary"] = torch.cat([output.summary for output in outputs]).to(dtype).cpu()
         if not summary_only:
             for number, output in enumerate(outputs):
-                tensors[f"{prefix}features.{number}"] = output.features[0].contiguous().cpu()
+                tensors[f"{prefix}features.{number}"] = output.features[0].contiguous().to(dtype).cpu()
     return tensors
 
 
 def _save_npz(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     import numpy as np
-    import torch
 
-    arrays: dict[str, Any] = {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        for name, value in tensors.items()
-    }
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in tensors.items()}
     np.savez(path, allow_pickle=False, metadata=np.array(json.dumps(metadata)), **arrays)

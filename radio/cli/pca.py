@@ -38,8 +38,9 @@ _EPILOG = """\
 One PCA is fitted over all images and sizes, so that the same color means the same thing in all of them. Patches of
 unusually high norm, a known artifact of large vision transformers, are left out of the fit.
 
-For images, DIR gets NAME-SIZE.png for each image and size, and contact-sheet.png with all of them. With --side-by-side
-it gets NAME.png instead: the picture next to its features at every size.
+For images, a folder gets NAME-SIZE.png for each image and size, and contact-sheet.png with all of them. With
+--side-by-side it gets NAME.png instead: the picture next to its features at every size. An output such as x.png is that
+one picture: the features of one image, or the contact sheet of several.
 
 For a video, OUT.mp4 has the video's frame rate; the PCA is fitted on a sample of the frames. Needs the 'video' extra.
 """
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, or one video"
     )
-    add_output(parser, "a folder; for a video a file")
+    add_output(parser, "a folder, or one picture such as x.png; for a video a file")
     add_model(parser)
     add_adaptor(parser, "show a teacher's features (sam, dino_v2, ...), one for all images")
     add_size(
@@ -102,14 +103,20 @@ def _run_images(args: argparse.Namespace) -> None:
     from radio.drawing.pictures import save_picture, sheet
     from radio.tasks.pca import PCAFit
 
-    if args.output.exists() and not args.output.is_dir():
-        raise ValueError(f"{args.output} is a file; images need a folder")
+    one = _is_picture(args.output)
+    if args.output.exists() and not args.output.is_dir() and not one:
+        raise ValueError(
+            f"{args.output} is a file and no picture; images need a folder, or a name such as x.png"
+        )
     paths = without_unreadable(find_images(args.inputs), args)
+    if one and len(paths) > _SHEET_ROWS:
+        raise ValueError(f"one picture shows at most {_SHEET_ROWS} images, got {len(paths)}; give a folder")
     names = _names(paths)
     pictures = [f"{name}.png" for name in names if args.side_by_side]
     sheet_names = map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))
     outputs = Outputs([*paths, args.fit, args.model])
-    outputs.check(*(args.output / name for name in (*pictures, *sheet_names)), *_fit_file(args))
+    planned = [args.output] if one else [args.output / name for name in (*pictures, *sheet_names)]
+    outputs.check(*planned, *_fit_file(args))
     fit = PCAFit.load(args.fit) if args.fit else None
     model = load_chosen_model(args)
     outputs.add_inputs(model.checkpoint_path)
@@ -119,9 +126,11 @@ def _run_images(args: argparse.Namespace) -> None:
     rows: list[list[Panel]] = []
     sheets = 0
     for path, name in progress(list(zip(paths, names, strict=True)), len(paths), "drawing"):
-        rows.append(_draw_image(model, fit, path, name, args, outputs))
+        rows.append(_draw_image(model, fit, path, name, args, outputs, one, one and len(paths) == 1))
         if len(rows) == _SHEET_ROWS or path is paths[-1]:
-            save_picture(sheet(rows), args.output / _sheet_name(sheets), outputs)
+            if not one or len(paths) > 1:
+                place = args.output if one else args.output / _sheet_name(sheets)
+                save_picture(sheet(rows), place, outputs)
             sheets += 1
             rows = []
     shares = ", ".join(f"{share:.0%}" for share in fit.explained.tolist())
@@ -146,9 +155,21 @@ def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace, 
 
 
 def _draw_image(
-    model: RADIOModel, fit: PCAFit, path: Path, name: str, args: argparse.Namespace, outputs: Outputs
+    model: RADIOModel,
+    fit: PCAFit,
+    path: Path,
+    name: str,
+    args: argparse.Namespace,
+    outputs: Outputs,
+    one: bool,
+    only: bool,
 ) -> list[Panel]:
-    """Write an image's own pictures; returns its row of the contact sheet."""
+    """Write an image's own pictures; returns its row of the contact sheet.
+
+    Args:
+        one: The output is one picture, not a folder.
+        only: And there is only this image to show in it.
+    """
     from PIL import Image
 
     from radio.drawing.pictures import (
@@ -178,14 +199,13 @@ def _draw_image(
             label += f", outliers: {int(outliers.sum())}"
         panels.append(Panel(feature_picture(rgb, side, outliers), label))
         row.append(Panel(feature_picture(rgb, small, outliers), label))
-        if not args.side_by_side:
-            save_picture(
-                feature_picture(rgb, picture.size, outliers),
-                args.output / f"{name}-{run_at.width}x{run_at.height}.png",
-                outputs,
-            )
-    if args.side_by_side:
-        save_picture(sheet([panels]), args.output / f"{name}.png", outputs)
+        if not args.side_by_side and not one:
+            place = args.output / f"{name}-{run_at.width}x{run_at.height}.png"
+            save_picture(feature_picture(rgb, picture.size, outliers), place, outputs)
+    if only and not args.side_by_side and len(_sizes(args)) == 1:
+        save_picture(feature_picture(rgb, picture.size, outliers), args.output, outputs)
+    elif only or (args.side_by_side and not one):
+        save_picture(sheet([panels]), args.output if one else args.output / f"{name}.png", outputs)
     return row
 
 
@@ -232,6 +252,13 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
     rate = float(video.frame_rate)
     result = {"output": args.output, "frames": frames, "frame_rate": rate}
     print_result(args, result, [f"wrote {args.output}", f"frames: {frames}, {rate:.4g} per second"])
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether the output is named like a picture, and is no folder of that name."""
+    from radio.drawing.pictures import WRITABLE_PICTURES
+
+    return path.suffix.lower() in WRITABLE_PICTURES and not path.is_dir()
 
 
 def _fit_file(args: argparse.Namespace) -> list[Path]:

@@ -16,10 +16,12 @@ from radio.files import Outputs
 Size = tuple[int, int]
 """Width and height in pixels, as Pillow has them."""
 
-_WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+WRITABLE_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _INK = (32, 34, 38)
 _PAPER = (255, 255, 255)
 _FRAME = (214, 216, 220)
+_THINNEST = 16
+"""How many times longer than wide a shown picture is at most."""
 _OUTLIER = (255, 255, 255)
 _HEAT = (
     (22, 18, 60),
@@ -46,8 +48,10 @@ def check_picture_name(path: Path) -> None:
     Raises:
         ValueError: The name ends in no format that can be written.
     """
-    if path.suffix.lower() not in _WRITABLE:
-        raise ValueError(f"cannot write a picture to {str(path)!r}; allowed endings: {', '.join(_WRITABLE)}")
+    if path.suffix.lower() not in WRITABLE_PICTURES:
+        raise ValueError(
+            f"cannot write a picture to {str(path)!r}; allowed endings: {', '.join(WRITABLE_PICTURES)}"
+        )
 
 
 def save_picture(picture: Image.Image, path: Path, outputs: Outputs | None = None) -> None:
@@ -124,9 +128,10 @@ def frame_patch(
 
 
 def fit_long_side(size: Size, side: int) -> Size:
-    """The size with the same shape whose long side is ``side``."""
+    """The size with the same shape whose long side is ``side``; a strip is made wide enough to be seen."""
     scale = side / max(size)
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    least = max(round(side / _THINNEST), 1)
+    return max(round(size[0] * scale), least), max(round(size[1] * scale), least)
 
 
 def sheet(rows: Sequence[Sequence[Panel]], footer: Image.Image | None = None, title: str = "") -> Image.Image:

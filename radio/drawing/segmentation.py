@@ -11,6 +11,7 @@ from torch import Tensor
 
 from radio.images import ImageInput, load_image
 
+_LARGEST_LETTERS = 36
 _LUMA = (0.299, 0.587, 0.114)
 """How much red, green and blue count for the gray of a picture (ITU-R BT.601)."""
 
@@ -44,7 +45,7 @@ def draw_segmentation(
     overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
     legend = _legend(width, names, shares.tolist())
-    picture = Image.new("RGB", (width, height + legend.height), "white")
+    picture = Image.new("RGB", (max(width, legend.width), height + legend.height), "white")
     picture.paste(overlay, (0, 0))
     picture.paste(legend, (0, height))
     return picture
@@ -71,19 +72,20 @@ def _borders(label: Tensor) -> Tensor:
 
 
 def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.Image:
-    """Colored squares with names and shares, in as many rows as they need."""
-    size = max(round(width / 40), 12)
+    """Colored squares with names and shares, in as many rows as they need; wider than asked if one name is."""
+    size = min(max(round(width / 40), 12), _LARGEST_LETTERS)
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.7)
     entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares, strict=True)]
-    places, left, top = [], gap, gap
+    places, left, top, widest = [], gap, gap, 0
     for entry in entries:
         length = round(size + gap + font.getlength(entry) + 2 * gap)
         if left > gap and left + length > width:
             left, top = gap, top + row
         places.append((left, top))
         left += length
-    legend = Image.new("RGB", (width, top + row), "white")
+        widest = max(widest, left)
+    legend = Image.new("RGB", (max(width, widest + gap), top + row), "white")
     canvas = ImageDraw.Draw(legend)
     for entry, color, (x, y) in zip(entries, palette(len(names)), places, strict=True):
         canvas.rectangle((x, y, x + size, y + size), fill=color, outline=(90, 90, 90))

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -23,6 +24,7 @@ not read."""
 MAX_PIXELS = 2**27
 """The largest image that is read, in pixels: 134 million, more than any camera makes."""
 
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _LONGEST_NAME = 300
 _LONGEST_REASON = 300
 
@@ -78,7 +80,10 @@ def identify(file: IO[bytes], name: str) -> Image.Image:
         image = Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
         file.seek(0)
-        raise ImageError(f"{name} is not an image: {_what_else(file.read(16))}") from error
+        start = file.read(16)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+            return _open_heic(file, name)
+        raise ImageError(f"{name} is not an image: {_what_else(start)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name} is enormous: at most {MAX_PIXELS / 1e6:.0f} million pixels are read. Shrink it or cut it into "
@@ -94,7 +99,7 @@ def identify(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def check_pixels(image: Image.Image, name: str) -> None:
+def check_pixels(image: Any, name: str) -> None:
     """Refuse an image that is too large to be decoded.
 
     Raises:
@@ -122,6 +127,25 @@ def reason(error: BaseException) -> str:
     """Why something failed: the first line of the error's message, or its kind."""
     lines = str(error).strip().splitlines()
     return printable(lines[0][:_LONGEST_REASON]) if lines else type(error).__name__
+
+
+def _open_heic(file: IO[bytes], name: str) -> Image.Image:
+    """A photograph of a telephone, through pillow-heif where that is installed."""
+    try:
+        pillow_heif = import_module("pillow_heif")
+    except ImportError as error:
+        raise ImageError(
+            f"{name} is a HEIC image, which needs the package pillow-heif: pip install pillow-heif; or save it as JPEG"
+        ) from error
+    file.seek(0)
+    try:
+        heic = pillow_heif.open_heif(file, convert_hdr_to_8bit=True)
+        check_pixels(heic, name)
+        return heic.to_pillow()
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of damaged files fail in many ways
+        raise ImageError(f"{name} cannot be read as an image: {reason(error)}") from error
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -44,6 +45,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FOURTEEN_BITS = 2**14
 _STRIPE = 2**22  # pixels that are converted at a time
 
 
@@ -209,6 +211,7 @@ def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> T
         ) from error
     if upright.mode.startswith("I"):
         array = _sixteen_bits(array, source)
+        _warn_of_few_bits(int(array.max(initial=0)), source)
     return from_array(array, background, source)
 
 
@@ -232,6 +235,17 @@ def _eight_bits(image: Image.Image, background: Sequence[float], source: str) ->
 def _upright(image: Image.Image) -> Image.Image:
     method = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
+
+
+def _warn_of_few_bits(highest: int, source: str) -> None:
+    """Cameras and scanners store 10, 12 or 14 bits in files of 16, whose pictures are nearly black."""
+    if 255 < highest < _FOURTEEN_BITS:
+        bits = next(bits for bits in (10, 12, 14) if highest < 2**bits)
+        warnings.warn(
+            f"{source} has 16 bits per pixel, but no value above {highest}: it looks like {bits}-bit data and "
+            f"comes out nearly black. If so, pass the array divided by {2**bits - 1}",
+            stacklevel=5,
+        )
 
 
 def _sixteen_bits(array: NDArray[Any], source: str) -> NDArray[Any]:

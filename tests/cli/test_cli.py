@@ -251,7 +251,44 @@ def test_features_into_a_folder(checkpoint: str, photos: list[Path], tmp_path: P
     for photo in photos:
         found = load_file(tmp_path / "all" / f"{photo.stem}.safetensors")
         assert set(found) == {"summary", "image_sizes"}
-        assert found["summary"].dtype == torch.bfloat16
+        assert found["summary"].dtype == torch.float32, "NumPy has no bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bf16"])
+@pytest.mark.parametrize("asked", [None, "float32", "float16", "bfloat16"])
+def test_features_are_numbers_that_numpy_has_unless_asked_otherwise(
+    dtype: str, asked: str | None, checkpoint: str, photos: list[Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file as load_arrays
+
+    out = tmp_path / "out.safetensors"
+    words = [
+        str(photos[0]),
+        "-m",
+        checkpoint,
+        "--size",
+        "32",
+        "--dtype",
+        dtype,
+        "--adaptor",
+        "clip",
+        "-o",
+        str(out),
+    ]
+    assert main(["features", *words, *(["--output-dtype", asked] if asked else [])]) == 0
+    expected = asked or ("float16" if dtype == "float16" else "float32")
+    found = load_file(out)
+    names = {
+        str(value.dtype).removeprefix("torch.") for name, value in found.items() if name != "image_sizes"
+    }
+    assert names == {expected}
+    if expected != "bfloat16":
+        assert load_arrays(out)["clip.features.0"].dtype == expected
+    words[-1] = str(tmp_path / "out.npz")
+    code = main(["features", *words, *(["--output-dtype", asked] if asked else [])])
+    assert code == (1 if asked == "bfloat16" else 0)
+    if not code:
+        assert np.load(tmp_path / "out.npz")["summary"].dtype == expected
 
 
 @pytest.mark.parametrize("output", ["out.npz", "out"])

@@ -110,7 +110,8 @@ def test_a_video_becomes_a_video_of_the_same_length(clip, model, tmp_path, capsy
         (["{photo}", "{clip}", "-o", "out"], "one video, or images, not both"),
         (["{clip}", "-o", "out.gif"], "allowed endings"),
         (["{clip}", "-o", "out.mp4", "--size", "64,96"], "one size"),
-        (["{photo}", "-o", "{photo}"], "images need a folder"),
+        (["{photo}", "-o", "{photo}"], "is an input of this command"),
+        (["{photo}", "-o", "{clip}"], "images need a folder"),
         (["{photo}", "-o", "out", "--size", "65x64"], "multiples of 16"),
         (["{photo}", "-o", "out", "--fit", "{photo}"], "not a saved PCA fit"),
         (["nothing.jpg", "-o", "out"], "nothing.jpg"),
@@ -160,6 +161,33 @@ def test_no_command_writes_over_what_it_reads(
     assert main(arguments) == 1
     assert "is an input of this command; give another output" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["pic.png", "new/pic.JPG", "pic.webp"])
+def test_pca_into_one_picture(name, small, model, tmp_path, capsys):
+    """A name of a picture is a picture, never a folder of that name."""
+    out = tmp_path / name
+    assert main(["pca", str(small[0]), "-o", str(out), "--size", "64", *model]) == 0
+    with Image.open(small[0]) as photo, Image.open(out) as picture:
+        assert picture.size == photo.size
+    assert main(["pca", *map(str, small), "-o", str(out), "--size", "64", *model]) == 0
+    sheet = _pixels(out)
+    assert sheet.shape[1] > 2 * 288 and sheet.shape[0] > 2 * 200
+    for words in (["--side-by-side"], ["--size", "64,96"]):
+        assert main(["pca", str(small[0]), "-o", str(out), "--size", "64", *words, *model]) == 0
+        assert _pixels(out).shape[1] > 2 * 448
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert main(["pca", *[str(small[0])] * 13, "-o", str(out), "--size", "64", *model]) == 1
+    assert "give a folder" in capsys.readouterr().err
+
+
+def test_pca_of_a_strip_can_be_seen(model, tmp_path):
+    Image.effect_noise((2000, 20), 90).convert("RGB").save(tmp_path / "strip.png")
+    assert (
+        main(["pca", str(tmp_path / "strip.png"), "-o", str(tmp_path / "out"), "--side-by-side", *model]) == 0
+    )
+    picture = _pixels(tmp_path / "out" / "strip.png")
+    assert picture.shape[0] > 60 and picture[:, 460:].std() > 20
 
 
 def test_similar_is_highest_at_the_chosen_patch(small, model, tmp_path):

@@ -75,7 +75,7 @@ def test_a_sheet_has_every_panel_whole():
 
 
 def test_pixels_and_sizes():
-    assert fit_long_side((600, 400), 300) == (300, 200) and fit_long_side((1, 1000), 100) == (1, 100)
+    assert fit_long_side((600, 400), 300) == (300, 200) and fit_long_side((1, 1000), 100) == (6, 100)
     pixels = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0))
     assert np.abs(np.asarray(to_pil_image(pixels)) / 255 - pixels.permute(1, 2, 0).numpy()).max() < 0.003
 

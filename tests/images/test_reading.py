@@ -233,3 +233,39 @@ def test_one_image_several_or_a_batch(photos: list[Path]) -> None:
 def test_of_several_images_the_wrong_one_is_named(photos: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"image 1 of 2: .*missing\.png"):
         load_images([photos[0], tmp_path / "missing.png"])
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_few_bits_in_a_file_of_16_are_said(bits: int, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "scan.png")
+    looks_like = rf"scan\.png has 16 bits .* looks like {bits}-bit .* divided by {2**bits - 1}"
+    with pytest.warns(UserWarning, match=looks_like):
+        load_image(tmp_path / "scan.png")
+    assert load_image(values / (2**bits - 1)).max() == 1
+
+
+def test_whole_16_bits_are_not(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for highest in (0, 200, 40_000, 65_535):
+        Image.fromarray(np.full((8, 8), highest, np.uint16)).save(tmp_path / "scan.png")
+        load_image(tmp_path / "scan.png")
+    assert not recwarn.list
+
+
+def test_heic_needs_its_package_and_says_so(tmp_path: Path, photo: Path) -> None:
+    path = tmp_path / "IMG_0001.HEIC"
+    try:
+        import pillow_heif
+    except ImportError:
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+        with pytest.raises(ImageError, match=r"HEIC image, which needs the package pillow-heif"):
+            load_image(path)
+        return
+    small = Image.open(photo).convert("RGB").resize((64, 48))
+    pillow_heif.from_pillow(small).save(path, quality=95)
+    expected = load_image(small)
+    assert (load_image(path) - expected).abs().mean() < 0.03
+    assert (load_image(path.read_bytes()) - expected).abs().mean() < 0.03
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(ImageError, match="HEIC"):
+        load_image(path)

@@ -152,6 +152,20 @@ def test_long_legends_wrap_into_rows():
     assert len(set(palette(24))) == 24
 
 
+def test_a_legend_cuts_no_name_off():
+    """On a small image, a long name makes the picture wider; on a huge one, letters stay letters."""
+    label = torch.zeros(40, 40, dtype=torch.long)
+    small = draw_segmentation(
+        Image.new("RGB", (40, 40)), label, ["a label that is much wider than its image"]
+    )
+    assert small.width > 250
+    column = small.crop((small.width - 4, 40, small.width, small.height)).get_flattened_data()
+    assert set(column) == {(255, 255, 255)}, "the last letter is whole"
+    wide = torch.zeros(8, 6000, dtype=torch.long)
+    picture = draw_segmentation(Image.new("RGB", (6000, 8)), wide, ["cat"])
+    assert picture.width == 6000 and picture.height < 120
+
+
 def test_wrong_arguments_say_what_is_allowed(model, image, embeddings):
     with pytest.raises(ValueError, match=r"without adaptor 'siglip' \(it has: clip, sam\)"):
         patch_embeddings(model, "siglip", image[None])
