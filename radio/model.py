@@ -57,13 +57,18 @@ class RADIOModel(RADIONetwork[OutputT]):
             ImageError: The image cannot be read, or its values are not in [0, 1].
             ValueError: The size has another form or does not fit the model; the message says which sizes do.
         """
-        return resize_image(
+        resized = resize_image(
             load_image(image),
             size,
             step=self.min_resolution_step,
             patch_size=self.patch_size,
             max_side=self.max_resolution,
+            preferred=min(self.preferred_resolution),
         )
+        if size is None:
+            height, width = resized.shape[-2:]
+            self._warnings.check_size(height, width, self.preferred_resolution)
+        return resized
 
     @overload
     def encode(

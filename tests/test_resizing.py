@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,22 @@ from PIL import Image
 from radio import ImageError, load_model
 from radio.cli import main
 from radio.data.batches import image_batches
+from radio.images import resize_image
 from radio.tasks import segmentation
 from radio.tasks.mode_switching import measure_mode_switching
 from radio.tasks.spatial import spatial_features
 
-SIZES = [None, 96, "short:80", "long:160", "patches:20", "patches:256", (128, 192), "crop:64x128"]
+SIZES = [
+    None,
+    "preferred",
+    96,
+    "short:80",
+    "long:160",
+    "patches:20",
+    "patches:256",
+    (128, 192),
+    "crop:64x128",
+]
 
 
 @pytest.fixture(scope="module", params=[None, 4], ids=["plain", "windows"])
@@ -130,3 +143,44 @@ def test_resize_reads_what_encode_reads(model, photos):
     assert torch.equal(model.resize(np.zeros((64, 64, 3), np.uint8)), torch.zeros(3, 64, 64))
     with pytest.raises(ImageError, match="divide by 255"):
         model.resize(torch.rand(3, 64, 64) * 255)
+
+
+def test_the_preferred_size_is_the_models(reference):
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    model = load_model(path, device="cpu")
+    assert model.preferred_resolution == (768, 768)
+    assert model.resize(torch.rand(3, 32, 64), "preferred").shape == (3, 768, 1536)
+    assert model.resize(torch.rand(3, 3000, 4000), "preferred").shape == (3, 768, 1024)
+    assert max(model.resize(torch.rand(3, 20, 900), "preferred").shape) == model.max_resolution
+    with pytest.raises(ValueError, match="one of a model"):
+        resize_image(torch.rand(3, 32, 32), "preferred")
+
+
+@pytest.mark.parametrize(("height", "width", "far"), [(3000, 4000, True), (32, 32, True), (512, 512, False)])
+def test_a_default_far_from_the_preferred_size_is_said_once(height, width, far, reference):
+    """A photograph of 12 megapixels would run for minutes, a thumbnail at four patches, without a word."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    image = torch.rand(3, height, width)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.resize(image, "preferred")
+        model.resize(image, 64)
+        assert not said, "whoever asks for a size knows"
+        for _ in range(2):
+            model.resize(image)
+    assert len(said) == far
+    if far:
+        assert "works best at 768 x 768" in str(said[0].message) and "size='preferred'" in str(
+            said[0].message
+        )
+        assert said[0].filename == __file__, "the place is the caller's"
+
+
+def test_a_command_says_it_in_one_line(reference, tmp_path, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
+    words = ["features", str(tmp_path / "small.png"), "-m", str(reference / "v2_5" / "checkpoint.pth.tar")]
+    assert main([*words, "-o", str(tmp_path / "out.npz")]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("radio features: warning: an image runs at 32 x 32") and errors.count("\n") == 1
+    assert main([*words, "-o", str(tmp_path / "out.npz"), "--size", "64"]) == 0
+    assert capsys.readouterr().err == ""

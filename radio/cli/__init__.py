@@ -8,8 +8,10 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 
 from radio import __version__
@@ -90,8 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parser(arguments).parse_args(arguments)
-    with _stopped_by_signals():
+    with _stopped_by_signals(), warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, args.command)
         return _run(args)
+
+
+def _show_warning(command: str, message: Warning | str, *_: object, **__: object) -> None:
+    """One line, as errors are shown, without the place in the code."""
+    print(f"radio {command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such a folder, to measure the accuracy; or images, to classify them",
     )
     add_model(parser)
-    add_size(parser, default="224", default_help="224")
+    add_size(parser)
     parser.add_argument("--k", type=positive_int, default=20, help="neighbors that vote (default: 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: 0.07)")
     parser.add_argument(

@@ -13,7 +13,7 @@ _MODEL_HELP = (
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE_HELP = (
     "size at which the images are run: 512 or short:512 (short side), long:512, patches:1024 (at most so many), "
-    "512x768 (height x width), crop:512x768"
+    "512x768 (height x width), crop:512x768, preferred (what the model works best at)"
 )
 
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_label_arguments(parser)
     add_model(parser)
-    add_size(parser, default_help="what the model prefers, as the short side")
+    add_size(parser)
     parser.add_argument(
         "--top", type=positive_int, default=5, metavar="N", help="labels to show (default: 5)"
     )
@@ -48,10 +48,9 @@ def run(args: argparse.Namespace) -> None:
     classifier = ZeroShotClassifier.build(
         get_adaptor(model, adaptor), labels, args.template or PHOTO_TEMPLATES
     )
-    size = args.size or f"short:{min(model.preferred_resolution)}"
     found: list[tuple[str, list[Ranked]]] = []
     for path in progress(paths, len(paths), "images"):
-        encoding = model.encode(path, size=size)
+        encoding = model.encode(path, size=args.size)
         (ranked,) = classifier.rank(encoding.adaptors[adaptor].summary, args.top)
         found.append((str(path), ranked))
     if args.json:

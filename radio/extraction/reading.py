@@ -168,6 +168,7 @@ def _size_rule(model: RADIOModel, size: SizeSpec) -> dict[str, Any]:
         "step": model.min_resolution_step,
         "patch_size": model.patch_size,
         "max_side": model.max_resolution,
+        "preferred": min(model.preferred_resolution),
     }
 
 

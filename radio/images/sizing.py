@@ -12,13 +12,14 @@ from typing import Literal, SupportsIndex
 import torch.nn.functional as F
 from torch import Tensor
 
-Kind = Literal["short", "long", "patches", "exact", "crop"]
+Kind = Literal["short", "long", "patches", "exact", "crop", "preferred"]
 SizeSpec = int | str | Sequence[int] | None
 """How large an image becomes; see `target_size`."""
 
 _FORMS = (
     "512 or 'short:512' (short side), 'long:512' (long side), 'patches:1024' (at most so many patches), "
-    "(512, 768) or '512x768' (height and width), 'crop:512x768' (height and width, center cut out)"
+    "(512, 768) or '512x768' (height and width), 'crop:512x768' (height and width, center cut out), "
+    "'preferred' (what the model works best at)"
 )
 
 
@@ -40,6 +41,7 @@ def target_size(
     step: int = 1,
     patch_size: int | None = None,
     max_side: int | None = None,
+    preferred: int | None = None,
 ) -> tuple[int, int]:
     """The size that an image gets.
 
@@ -53,9 +55,12 @@ def target_size(
             - ``"patches:1024"``: at most so many patches; an image that has fewer keeps its size
             - ``(512, 768)`` or ``"512x768"``: exactly this height and width
             - ``"crop:512x768"``: exactly this height and width, for the center of the image (see `resize_image`)
+            - ``"preferred"``: the short side that the model works best at; less where the long side would be above
+              ``max_side``
         step: Height and width become multiples of this (a model's ``min_resolution_step``).
         patch_size: Side of a patch in pixels, for ``"patches:…"``; ``step`` if not given.
         max_side: The largest side that the model supports (its ``max_resolution``), in pixels.
+        preferred: The short side that the model works best at, in pixels, for ``"preferred"``.
 
     Returns:
         Height and width in pixels.
@@ -68,6 +73,12 @@ def target_size(
     if wanted is None:
         largest = math.inf if max_side is None else max_side // step * step
         scale = min(1.0, largest / max(height, width))
+        return nearest_supported(height * scale, width * scale, step)
+    if wanted.kind == "preferred":
+        if preferred is None:
+            raise ValueError("the size 'preferred' is one of a model; use model.resize or model.encode")
+        largest = math.inf if max_side is None else max_side // step * step
+        scale = min(preferred / min(height, width), largest / max(height, width))
         return nearest_supported(height * scale, width * scale, step)
     if wanted.kind == "short":
         scale = wanted.values[0] / min(height, width)
@@ -99,12 +110,13 @@ def resize_image(
     step: int = 1,
     patch_size: int | None = None,
     max_side: int | None = None,
+    preferred: int | None = None,
 ) -> Tensor:
     """Resize an image to a size that a model supports: bicubic, antialiased, clamped to [0, 1].
 
     Args:
         image: (3, H, W) or (B, 3, H, W) floating point in [0, 1].
-        size, step, patch_size, max_side: As in `target_size`. With ``"crop:HxW"`` the image is resized to just
+        size, step, patch_size, max_side, preferred: As in `target_size`. With ``"crop:HxW"`` it is resized to just
             cover that height and width, and its center is cut out.
 
     Returns:
@@ -114,7 +126,7 @@ def resize_image(
         ValueError: As `target_size`.
     """
     height, width = image.shape[-2:]
-    target = target_size(height, width, size, step, patch_size, max_side)
+    target = target_size(height, width, size, step, patch_size, max_side, preferred)
     if size is None or _parse(size).kind != "crop":
         return _interpolate(image, *target)
     scale = max(target[0] / height, target[1] / width)
@@ -161,6 +173,8 @@ def _parse(size: SizeSpec) -> _Size:
 
 
 def _parse_text(text: str) -> _Size:
+    if text.strip() == "preferred":
+        return _Size("preferred", ())
     found = re.fullmatch(r"(?:(short|long|patches):)?([1-9]\d*)", text.strip())
     if found:
         kinds: dict[str | None, Kind] = {

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from radio.modeling.outputs import Resolution
+
+_FAR = 4
 _ROUNDING = 0.02
 """Resizing filters overshoot a little."""
 
@@ -19,6 +22,7 @@ class InputWarnings:
     def __init__(self) -> None:
         self._pixels_checked = False
         self._mode_checked = False
+        self._size_said = False
 
     def check_pixels(self, x: Tensor) -> None:
         """Warn about pixels (B, 3, H, W) outside of [0, 1].
@@ -42,6 +46,20 @@ class InputWarnings:
         warnings.warn(
             f"the model takes pixels in [0, 1], and got values from {low:.3g} to {high:.3g}; {mistake}, or use "
             "model.encode(...), which checks them (said once for this model)",
+            stacklevel=_frames_to_caller(),
+        )
+
+    def check_size(self, height: int, width: int, preferred: Resolution) -> None:
+        """Warn about an image that runs at four times the pixels that the model works best at, or at a quarter of them,
+        although nobody asked for that size."""
+        share = height * width / (preferred.height * preferred.width)
+        if self._size_said or 1 / _FAR < share < _FAR:
+            return
+        self._size_said = True
+        warnings.warn(
+            f"an image runs at {height} x {width} (height x width), the supported size nearest to its own; this model "
+            f"works best at {preferred.height} x {preferred.width}. size='preferred' runs it there, size=... anywhere "
+            "else (said once for this model)",
             stacklevel=_frames_to_caller(),
         )
 
