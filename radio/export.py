@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 import radio
 from radio.errors import ExportError
+from radio.files import Outputs
 from radio.model import RADIOModel
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
@@ -118,6 +119,7 @@ def export_model(
     batch: int = 1,
     feature_fmt: FeatureFormat = "NLC",
     check: bool = False,
+    outputs: Outputs | None = None,
 ) -> list[Check]:
     """Write the model to an ONNX file or a ``torch.export`` file.
 
@@ -131,12 +133,14 @@ def export_model(
         dynamic, size, batch, feature_fmt: As for `export_program`.
         check: Run the file (in ONNX Runtime for ONNX) at sizes it was not traced at, square and in both
             orientations where height and width are dynamic, and compare with the model.
+        outputs: Of the run that the file belongs to, whose inputs are not replaced.
 
     Returns:
         What the check found at each size; empty without `check`.
 
     Raises:
-        ValueError: The suffix, the size or a dimension is not supported, or the path is a folder.
+        ValueError: The suffix, the size or a dimension is not supported, or the path is a folder, an input of the run
+            or was written by it.
         OSError: The file cannot be written there.
         ExportError: ONNX has no form for an operator (int8_dynamic), the check failed, or ONNX Runtime cannot run
             the file (bfloat16); the file is not written.
@@ -154,7 +158,7 @@ def export_model(
             require(module, "export")
     _check_request(model, dynamic, size, batch)
     metadata = _metadata(model, feature_fmt)
-    with _staged(path) as staged:
+    with _staged(path, outputs) as staged:
         program = _trace(model, dynamic, size, batch, feature_fmt)
         if path.suffix == ".onnx":
             _save_onnx(program, staged, metadata, model)
@@ -253,20 +257,21 @@ def _metadata(model: RADIONetwork, feature_fmt: str) -> dict[str, str]:
 
 
 @contextmanager
-def _staged(path: Path) -> Iterator[Path]:
+def _staged(path: Path, outputs: Outputs | None) -> Iterator[Path]:
     """A place to write ``path`` and weights beside it; they move to their places when the block ends well.
 
     Weights beside it have a name of their own in every export. The old file goes on naming the old weights until the
     new file, which names the new ones, takes its place in one step: at no moment does a graph meet other weights.
     """
+    move = os.replace if outputs is None else outputs.move
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         staged = Path(folder) / path.name
         yield staged
         beside = [file for file in Path(folder).iterdir() if file != staged]
         for file in beside:
-            os.replace(file, path.parent / file.name)
-        os.replace(staged, path)
+            move(file, path.parent / file.name)
+        move(staged, path)
         if path.suffix == ".onnx":
             _remove_old_weights(path, {file.name for file in beside})
 

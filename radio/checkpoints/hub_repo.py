@@ -26,6 +26,7 @@ from radio.checkpoints.shapes import check_names
 from radio.checkpoints.torch_file import plain_tensors, read_torch_content
 from radio.config import AdaptorConfig, HeadConfig, RadioConfig
 from radio.errors import CheckpointError
+from radio.files import Outputs
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -178,7 +179,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor]) -> None:
+def write_hub_repo(
+    folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor], outputs: Outputs | None = None
+) -> None:
     """Write ``config.json`` and ``model.safetensors`` in the released layout.
 
     Both files are written beside their place and then renamed, so that an interrupted call leaves nothing half
@@ -189,11 +192,14 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
         folder: Made if it does not exist.
         config: What shapes the model; its ``adaptors`` are those whose tensors are in ``tensors``.
         tensors: The model's state dict.
+        outputs: Of the run that they belong to, whose inputs are not replaced.
 
     Raises:
+        ValueError: A file is an input of the run or was written by it.
         OSError: The folder cannot be written.
     """
     folder = Path(folder)
+    move = os.replace if outputs is None else outputs.move
     folder.mkdir(parents=True, exist_ok=True)
     named = _separate({_PREFIX + name: value for name, value in to_native_names(config, tensors).items()})
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
@@ -205,8 +211,8 @@ def write_hub_repo(folder: str | Path, config: RadioConfig, tensors: dict[str, T
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
         Path(staging, CONFIG).write_text(_to_text(content), encoding="utf-8")
-        os.replace(Path(staging, WEIGHTS), folder / WEIGHTS)
-        os.replace(Path(staging, CONFIG), folder / CONFIG)
+        move(Path(staging, WEIGHTS), folder / WEIGHTS)
+        move(Path(staging, CONFIG), folder / CONFIG)
 
 
 def _to_text(content: dict[str, Any]) -> str:

@@ -41,11 +41,13 @@ def run(args: argparse.Namespace) -> None:
     outputs = Outputs([args.model])
     outputs.check(output / "config.json", output / "model.safetensors")
     checkpoint = open_checkpoint(args.model)
+    outputs.add_inputs(checkpoint.path)
+    outputs.check(output / "config.json", output / "model.safetensors")
     names = [adaptor.name for adaptor in checkpoint.config.adaptors]
     build_model(
         RADIONetwork, checkpoint, names, torch.device("meta"), torch.float32
     )  # refuses what does not fit
-    write_hub_repo(output, checkpoint.config, checkpoint.tensors)
+    write_hub_repo(output, checkpoint.config, checkpoint.tensors, outputs)
     written = (output / "model.safetensors").stat().st_size
     print_result(
         args,

@@ -45,10 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
-    Outputs([args.model]).check(args.output, args.output.with_name(f"{args.output.name}.data"))
+    outputs = Outputs([args.model])
+    outputs.check(args.output)
     from radio.export import export_model, output_names
 
     model = load_chosen_model(args)
+    outputs.add_inputs(model.checkpoint_path)
     checks = export_model(
         model,
         args.output,
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         batch=args.batch,
         feature_fmt=args.feature_fmt,
         check=args.check,
+        outputs=outputs,
     )
     written = args.output.stat().st_size
     lines = [f"{args.output}  {format_bytes(written)}", f"outputs: {', '.join(output_names(model))}"]

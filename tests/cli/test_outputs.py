@@ -115,3 +115,23 @@ def test_converting_a_folder_onto_itself_is_refused(reference, tmp_path, capsys)
     before = _contents(tmp_path)
     assert main(["convert", str(tmp_path / "m"), str(tmp_path / "m"), "--overwrite"]) == 1
     assert "is an input" in capsys.readouterr().err and _contents(tmp_path) == before
+
+
+def test_an_export_that_would_replace_an_input_at_the_last_moment(reference, tmp_path, monkeypatch, capsys):
+    """The check comes just before the file takes its place, not only before the work."""
+    from radio import export
+
+    weights = tmp_path / "weights.pth.tar"
+    weights.write_bytes((reference / "v2_5" / "checkpoint.pth.tar").read_bytes())
+    before = weights.read_bytes()
+    place = tmp_path / "out.pt2"
+
+    def save(program, path, metadata):
+        path.write_text("program")
+        place.hardlink_to(weights)
+
+    monkeypatch.setattr(export, "_save_program", save)
+    assert main(["export", str(weights), "-o", str(place), "--size", "32"]) == 1
+    assert "is an input" in capsys.readouterr().err
+    assert weights.read_bytes() == before and place.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pt2", "weights.pth.tar"]
