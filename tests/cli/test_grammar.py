@@ -14,19 +14,19 @@ READ_IMAGES = RUN_A_MODEL - {"export"}
 WRITE_FILES = {"extract", "features", "segment", "pca", "similar", "convert", "export"}
 
 SHARED = {
-    "--model": {"info", "convert", "evaluate"} | RUN_A_MODEL,
-    "--device": {"evaluate"} | RUN_A_MODEL,
+    "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL,
+    "--device": {"evaluate", "search"} | RUN_A_MODEL,
     "--dtype": RUN_A_MODEL,
     "--vitdet-window-size": RUN_A_MODEL,
     "--size": RUN_A_MODEL,
-    "--adaptor": {"evaluate"} | RUN_A_MODEL - {"knn"},
+    "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
-    "--output": {"train"} | WRITE_FILES,
+    "--output": {"train", "index", "search"} | WRITE_FILES,
     "--skip-unreadable": READ_IMAGES - {"segment", "extract"},
     "--batch-size": {"extract", "features", "pca", "knn"},
     "--json": {name for name, _, _ in COMMANDS},
     "--labels": {"zeroshot", "segment"},
-    "--text-weights": {"zeroshot", "segment"},
+    "--text-weights": {"zeroshot", "segment", "search"},
 }
 """Which commands have which shared option."""
 
