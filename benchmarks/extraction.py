@@ -115,7 +115,9 @@ def ray_process(folder: str, model: str, out: str, size: str, batch: str, rows: 
 
     from radio.extraction.ray_engine import ModelSource, extract_with_ray
 
-    ray.init(num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False
+    )
     marks: list[tuple[float, int]] = []
     extract_with_ray(
         folder,

@@ -68,7 +68,7 @@ def extract_with_ray(
             from every machine under the same path or address.
         model: The model; its file must be reachable from every machine too, or be a released version.
         address: Of the cluster (``"auto"`` for one that runs here). None uses the one that this process is connected
-            to, or starts Ray on this machine alone.
+            to, or that of ``RAY_ADDRESS``, or starts Ray on this machine alone.
         num_gpus: GPUs per actor; 0 runs on the CPU, and a fraction shares a GPU.
         actors: Models that work at the same time; by default one for every ``num_gpus`` GPUs of the cluster, or one
             per machine on the CPU.
@@ -99,7 +99,11 @@ def extract_with_ray(
         return work.report(run, counts)
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(
+            address=address or os.environ.get("RAY_ADDRESS") or "local",
+            log_to_driver=False,
+            logging_level="error",
+        )
     try:
         wanted = actors or _actors(ray, num_gpus)
         threads = workers or _threads(ray, wanted)
