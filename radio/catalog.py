@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 _NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
 _OPEN_MODEL = "NVIDIA Open Model License (commercial use allowed)"
@@ -19,37 +20,37 @@ class Release:
 
     Attributes:
         version: Its name, e.g. ``"radio_v2.5-l"``.
-        repository: The Hugging Face repository that holds its torch file.
-        filename: The torch file.
+        repository: The Hugging Face repository that holds its weights.
+        filename: The torch file in it; None where the repository has ``config.json`` and safetensors weights only.
         license: The license of the weights (not of this library).
         patch_size: Side of a patch, in pixels.
         max_resolution: Largest side of an image, in pixels.
         preferred_resolution: Height and width at which the model works best.
         parameters: Parameters of the backbone: patch projection, position embeddings, prefix tokens, blocks and the
-            final norm where it is used; not the adaptors. None where this library cannot build it.
+            final norm where it is used; not the adaptors.
         adaptors: The teacher adaptors in the file.
         pos_embed_align_corners: How the version was trained to resize its position embeddings.
         vitdet: Whether the version was trained with ViTDet windows.
         vitdet_num_global, vitdet_num_windowed: Its schedule of windowed and global blocks.
         hub_repository: The repository that holds it as ``config.json`` and ``model.safetensors``.
-        supported: Whether this library can build it.
+        family: What kind of model it is: ``"vit"``, ``"eradio"`` or ``"radio1d"``.
     """
 
     version: str
     repository: str
-    filename: str
+    filename: str | None
     license: str
     patch_size: int
     max_resolution: int
     preferred_resolution: tuple[int, int]
-    parameters: int | None
+    parameters: int
     adaptors: tuple[str, ...]
     pos_embed_align_corners: bool
     vitdet: bool
     vitdet_num_global: int | None = None
     vitdet_num_windowed: int | None = None
     hub_repository: str | None = None
-    supported: bool = True
+    family: Literal["vit", "eradio", "radio1d"] = "vit"
 
 
 def _v2_5(
@@ -93,7 +94,7 @@ def _v2(version: str, filename: str) -> Release:
 def _c_radio(
     version: str,
     repository: str,
-    filename: str,
+    filename: str | None,
     parameters: int,
     adaptors: tuple[str, ...],
     **changes: object,
@@ -153,11 +154,12 @@ RELEASES: tuple[Release, ...] = (
         patch_size=16,
         max_resolution=2048,
         preferred_resolution=(512, 512),
-        parameters=None,
+        parameters=389_598_784,
         adaptors=(),
         pos_embed_align_corners=False,
         vitdet=False,
-        supported=False,
+        hub_repository="nvidia/E-RADIO",
+        family="eradio",
     ),
     _c_radio(
         "c-radio_v2-g",
@@ -210,6 +212,7 @@ RELEASES: tuple[Release, ...] = (
     _c_radio(
         "c-radio_v4-h", "C-RADIOv4-H", "c-radio_v4-h_half.pth.tar", 651_645_440, _V4_ADAPTORS, vitdet=True
     ),
+    _c_radio("c-radio_v4-1d-h", "C-RADIOv4-1D-H", None, 1_452_129_280, (), family="radio1d"),
 )
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from radio.config_dict import from_plain, to_plain
 
-Layout = Literal["cpe", "plain", "dinov2"]
+Layout = Literal["cpe", "plain", "dinov2", "eradio", "radio1d"]
 HeadKind = Literal["v1", "v2", "attn"]
+WindowRule = Literal["optimal", "balanced"]
+Neck = Literal["encoder", "decoder"]
+WINDOW_RULES: tuple[WindowRule, ...] = get_args(WindowRule)
+"""The rules by which E-RADIO's attention windows can be chosen for each size of images."""
+NECKS: tuple[Neck, ...] = get_args(Neck)
+"""The outputs that a RADIO1D model can give."""
 
 
 TEXT_TEACHERS = ("open_clip", "siglip2")
@@ -70,12 +76,86 @@ class AdaptorConfig:
 
 
 @dataclass(frozen=True)
+class ERadioLevelConfig:
+    """One attention level of E-RADIO.
+
+    Attributes:
+        depth: Number of blocks.
+        ratios: At how much of a lower resolution each sub-block of a block works.
+        num_heads: Attention heads.
+        mlp_dim: Width inside the MLPs.
+        bias_dim: Width inside the MLPs of the position bias.
+        window_size: Side w0 of the file's windows.
+        conv_groups: Groups of the convolutions before the attention.
+        qkv_bias: Whether the query, key and value projections have a bias.
+        layer_scale: Whether the branches are scaled per channel.
+    """
+
+    depth: int
+    ratios: tuple[int, ...]
+    num_heads: int
+    mlp_dim: int
+    bias_dim: int
+    window_size: int
+    conv_groups: int = 1
+    qkv_bias: bool = False
+    layer_scale: bool = False
+
+
+@dataclass(frozen=True)
+class ERadioConfig:
+    """What shapes an E-RADIO backbone, besides the width of its output.
+
+    Attributes:
+        stem_dim, dim: Widths of the stem's two convolutions. Level i is ``dim * 2**i`` wide.
+        bottlenecks: Bottlenecks of the two convolutional levels.
+        attention_levels: The two attention levels.
+        neck_projects_first: Whether the neck has weights for the first of them.
+        window_size: Side of the attention windows in positions, a rule that chooses it for each size of images
+            (``"optimal"``, ``"balanced"``), or None for the file's own.
+    """
+
+    stem_dim: int
+    dim: int
+    bottlenecks: tuple[int, int]
+    attention_levels: tuple[ERadioLevelConfig, ERadioLevelConfig]
+    neck_projects_first: bool = True
+    window_size: int | WindowRule | None = None
+
+
+@dataclass(frozen=True)
+class Radio1DConfig:
+    """What a RADIO1D model has besides a ViT of the width and heads it starts with.
+
+    Attributes:
+        downscale_levels: The encoder blocks before which the grid is merged 2 x 2 and the width doubles.
+        mlp_dims: MLP width of the encoder's blocks before the first merge and after each.
+        decoder_depth: Blocks of the decoder.
+        decoder_upscale_levels: The decoder blocks before which the grid is split 2 x 2 and the width halves.
+        decoder_mlp_dims: MLP width of the decoder's blocks before the first split and after each.
+        filler_size: Side of the grid of learned tokens that stand for those that were left out.
+        progressive_reduction: Whether the encoder drops tokens little by little, instead of all at its end.
+        neck_name: Which output the model gives: ``"encoder"``, ``"decoder"``, or both if None.
+    """
+
+    downscale_levels: tuple[int, ...]
+    mlp_dims: tuple[int, ...]
+    decoder_depth: int
+    decoder_upscale_levels: tuple[int, ...]
+    decoder_mlp_dims: tuple[int, ...]
+    filler_size: int
+    progressive_reduction: bool = False
+    neck_name: Neck | None = None
+
+
+@dataclass(frozen=True)
 class RadioConfig:
     """All that shapes a model.
 
     Attributes:
         architecture: The released architecture name, e.g. ``"vit_large_patch16_224"``.
-        layout: ``"cpe"`` (ViT with cropped position embeddings), ``"plain"`` (ViT without) or ``"dinov2"``.
+        layout: ``"cpe"`` (ViT with cropped position embeddings), ``"plain"`` (ViT without), ``"dinov2"``,
+            ``"eradio"`` or ``"radio1d"``.
         embed_dim, depth, num_heads, mlp_dim: The transformer's width C, blocks, attention heads, MLP width.
         patch_size: Side P of a square patch, in pixels.
         grid_size: Side of the stored grid of position embeddings, in patches.
@@ -103,6 +183,8 @@ class RadioConfig:
         vitdet_num_global: Number of groups of blocks that end in a global one.
         vitdet_num_windowed: Number of windowed blocks between global ones; takes precedence when given.
         pos_embed_align_corners: How position embeddings are resized for other grids.
+        eradio: What shapes an E-RADIO backbone; the numbers of transformer blocks above are then 0.
+        radio1d: What a RADIO1D model has besides a ViT of the width, heads and MLP above.
     """
 
     architecture: str
@@ -138,11 +220,19 @@ class RadioConfig:
     vitdet_num_global: int | None = None
     vitdet_num_windowed: int | None = None
     pos_embed_align_corners: bool = False
+    eradio: ERadioConfig | None = None
+    radio1d: Radio1DConfig | None = None
 
     @property
     def num_prefix_tokens(self) -> int:
         """Class tokens and registers, the T tokens before the patches."""
         return self.num_cls_tokens + self.num_registers
+
+    @property
+    def resolution_step(self) -> int:
+        """Height and width of an image are multiples of this many pixels: a patch; for E-RADIO a position of its
+        coarsest map."""
+        return self.patch_size if self.eradio is None else 2 * self.patch_size
 
     @property
     def summary_dim(self) -> int:

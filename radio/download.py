@@ -31,7 +31,7 @@ from huggingface_hub.utils import (
 from tqdm.auto import tqdm
 
 from radio.catalog import Release
-from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, describe_folder, shard_names
+from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, describe_folder, has_weights, shard_names
 from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class _SilentBar(tqdm):
 
 
 def download_release(release: Release, options: DownloadOptions) -> Path:
-    """The torch file of a released version, from the local cache or the Hub.
+    """The torch file of a released version, or the folder of one without, from the local cache or the Hub.
 
     A file that the public hub code downloaded into torch.hub's cache is used where it lies, unless a revision is asked
     for. A connection that breaks is taken up again where it broke; a process that is started again starts the file
@@ -81,6 +81,8 @@ def download_release(release: Release, options: DownloadOptions) -> Path:
         DownloadError: The file is not in the cache and cannot be fetched; the message says which file of which
             repository to put where.
     """
+    if release.filename is None:
+        return download_repository(release.repository, options, release.license)
     cached = _in_cache(release.repository, release.filename, options)
     if not cached and options.revision is None and (found := in_torch_hub(release)) is not None:
         logger.info("using %s, which torch.hub downloaded", found)
@@ -126,7 +128,10 @@ def _fetch_weights(repository: str, folder: Path, options: DownloadOptions) -> N
 
 
 def is_cached(release: Release, options: DownloadOptions = DEFAULT_OPTIONS) -> bool:
-    """Whether a version's torch file is already in the local cache, or in torch.hub's."""
+    """Whether a version's weights are already in the local cache, or its torch file in torch.hub's."""
+    if release.filename is None:
+        config = _path_in_cache(release.repository, CONFIG, options)
+        return config is not None and has_weights(config.parent)
     return _in_cache(release.repository, release.filename, options) or in_torch_hub(release) is not None
 
 
@@ -135,6 +140,8 @@ def in_torch_hub(release: Release) -> Path | None:
 
     A file that is not whole is passed over.
     """
+    if release.filename is None:
+        return None
     path = Path(torch.hub.get_dir(), "checkpoints", release.filename)
     if not path.is_file():
         return None
@@ -145,10 +152,14 @@ def in_torch_hub(release: Release) -> Path | None:
 
 
 def _in_cache(repository: str, filename: str, options: DownloadOptions) -> bool:
+    return _path_in_cache(repository, filename, options) is not None
+
+
+def _path_in_cache(repository: str, filename: str, options: DownloadOptions) -> Path | None:
     found = try_to_load_from_cache(
         repository, filename, cache_dir=options.cache_dir, revision=options.revision
     )
-    return isinstance(found, str)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _check_name(repository: str) -> None:

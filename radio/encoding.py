@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -14,12 +15,15 @@ from radio.arrays import ArrayEncoding, ArrayOutput, as_array
 from radio.images import ImageInput, as_list, is_batch
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
-from radio.modeling.outputs import RadioOutput, Resolution, describe_fields
+from radio.modeling.outputs import Grid, RadioOutput, Resolution, describe_fields, to_format
 from radio.modeling.token_merging import InNetworkMerging, MergePlan, TokenMerging
 from radio.modeling.token_merging.outputs import MergedRadioOutput
 from radio.modeling.token_merging.requests import check_merging, merging_per_image
 
 _ImageOutput = RadioOutput | MergedRadioOutput
+
+
+_CONDENSED = "encoder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,8 @@ class Encoding:
         summary_by_teacher: The part of the summary that was trained for each teacher, (1, C) each.
         adaptors: Each adaptor's own output, float32.
         backbone: The backbone's whole output; with token merging it also has the tokens' sizes and positions.
+        condensed: RADIO1D without a `neck_name`: the encoder's output, features (1, K, D); everything else is the
+            decoder's then.
         image_size: Height and width at which the image was run, in pixels.
         grid: Patches down and across.
     """
@@ -44,6 +50,7 @@ class Encoding:
     grid: tuple[int, int]
     backbone: _ImageOutput
     adaptors: Mapping[str, _ImageOutput] = field(default_factory=dict)
+    condensed: _ImageOutput | None = None
 
     def __repr__(self) -> str:
         """Shapes, dtypes and devices, not numbers."""
@@ -55,6 +62,8 @@ class Encoding:
             "grid": self.grid,
             "adaptors": dict(self.adaptors),
         }
+        if self.condensed is not None:
+            shown["condensed"] = self.condensed
         return describe_fields("Encoding", shown)
 
     def normalized(self) -> Encoding:
@@ -94,6 +103,7 @@ def encode_images(
     batch_size: int = 8,
     merge: TokenMerging | Sequence[TokenMerging] | None = None,
     tome: InNetworkMerging | None = None,
+    num_tokens: int | None = None,
 ) -> Encoding | list[Encoding]:
     """Features of images; see `RADIOModel.encode`.
 
@@ -114,7 +124,9 @@ def encode_images(
     encodings: list[Encoding] = []
     for start in range(0, len(sources), batch_size):
         group = [prepare(source).to(model.device) for source in sources[start : start + batch_size]]
-        encodings += _encode_group(model, group, feature_fmt, merges[start : start + batch_size], tome)
+        encodings += _encode_group(
+            model, group, feature_fmt, merges[start : start + batch_size], tome, num_tokens
+        )
     return encodings if several else encodings[0]
 
 
@@ -125,16 +137,25 @@ def _encode_group(
     feature_fmt: FeatureFormat,
     merges: Sequence[TokenMerging | None],
     tome: InNetworkMerging | None,
+    num_tokens: int | None,
 ) -> list[Encoding]:
     """One pass: a dense batch when all images have one size, packed otherwise."""
+    both = model.config.radio1d is not None and model.config.radio1d.neck_name is None
+    asked = feature_fmt
+    if both:
+        feature_fmt = "NLC"  # of the two outputs only the decoder's is a map
     same_size = len({image.shape for image in images}) == 1
     if same_size and all(merge == merges[0] for merge in merges):
-        batch = _named(model(torch.stack(images), feature_fmt, merge=merges[0], tome=tome))
+        batch = _named(model(torch.stack(images), feature_fmt, merges[0], tome, num_tokens))
         outputs = [{name: _image(output, i) for name, output in batch.items()} for i in range(len(images))]
     else:
         each = None if merges[0] is None else cast(Sequence[TokenMerging], merges)
-        packed = model(images, feature_fmt, merge=each, tome=tome)
+        packed = model(images, feature_fmt, each, tome, num_tokens)
         outputs = [_named(output) for output in packed]
+    if both and asked == "NCHW":
+        for image, named in zip(images, outputs, strict=True):
+            grid = (image.shape[-2] // model.patch_size, image.shape[-1] // model.patch_size)
+            named |= {name: _as_map(o, grid) for name, o in named.items() if name != _CONDENSED}
     return [_encoding(model, image, output) for image, output in zip(images, outputs, strict=True)]
 
 
@@ -146,8 +167,20 @@ def _with_unit_summary(output: _ImageOutput) -> _ImageOutput:
     return output._replace(summary=_unit(output.summary))
 
 
-def _named(output: _ImageOutput | dict[str, _ImageOutput]) -> dict[str, _ImageOutput]:
-    return output if isinstance(output, dict) else {"backbone": output}
+def _named(output: Any) -> dict[str, _ImageOutput]:
+    """The outputs by name: the backbone's, those of adaptors, and the condensed tokens of a model that gives both."""
+    if not isinstance(output, dict):
+        return {"backbone": output}
+    if "backbone" in output:
+        return output
+    return {**_named(output["decoder"]), _CONDENSED: output["encoder"]}
+
+
+def _as_map(output: _ImageOutput, grid: Grid) -> RadioOutput:
+    """An output with its features (1, h·u·w·u, C) as a map, u times finer than the patches."""
+    finer = math.isqrt(output.features.shape[1] // (grid[0] * grid[1]))
+    features = to_format(output.features, (grid[0] * finer, grid[1] * finer), "NCHW")
+    return RadioOutput(output.summary, features)
 
 
 def _image(output: _ImageOutput, i: int) -> _ImageOutput:
@@ -172,5 +205,6 @@ def _encoding(model: RADIONetwork, image: Tensor, outputs: dict[str, _ImageOutpu
         image_size=Resolution(height, width),
         grid=(height // model.patch_size, width // model.patch_size),
         backbone=backbone,
-        adaptors={name: output for name, output in outputs.items() if name != "backbone"},
+        adaptors={name: output for name, output in outputs.items() if name not in ("backbone", _CONDENSED)},
+        condensed=outputs.get(_CONDENSED),
     )

@@ -57,18 +57,28 @@ class _Flat(nn.Module):
         self.feature_fmt = feature_fmt
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        output = self.model(pixels, self.feature_fmt)
-        if isinstance(output, RadioOutput):
-            return output._asdict()
-        flat = dict(output["backbone"]._asdict())
-        for name in self.model.adaptors or ():
-            flat |= {f"{name}_{field}": value for field, value in output[name]._asdict().items()}
-        return flat
+        return _flatten(self.model(pixels, self.feature_fmt))
+
+
+def _flatten(output: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of an output by its name in the file; the backbone's part has no prefix."""
+    if isinstance(output, RadioOutput):
+        return {f"{prefix}{field}": value for field, value in output._asdict().items()}
+    flat: dict[str, Tensor] = {}
+    for name, part in output.items():
+        flat |= _flatten(part, prefix if name == "backbone" else f"{prefix}{name}_")
+    return flat
 
 
 def output_names(model: RADIONetwork) -> list[str]:
-    """Names of the outputs of an export, in order: the backbone's, then those of each adaptor."""
-    prefixes = ["", *(f"{name}_" for name in model.adaptors or ())]
+    """Names of the outputs of an export, in order: the backbone's, then those of each adaptor.
+
+    A RADIO1D model that gives both outputs has ``encoder_summary``, ``encoder_features``, ``decoder_summary``, ...
+    """
+    last = [f"{name}_" for name in model.adaptors or ()]
+    prefixes = ["", *last]
+    if model.config.radio1d is not None and model.config.radio1d.neck_name is None:
+        prefixes = ["encoder_", "decoder_", *(f"decoder_{prefix}" for prefix in last)]
     return [f"{prefix}{field}" for prefix in prefixes for field in RadioOutput._fields]
 
 
@@ -93,6 +103,8 @@ def export_program(
         ValueError: The model is in training mode, or a dimension or size is not supported.
     """
     _check_request(model, dynamic, size, batch)
+    any_size = "height" in dynamic or "width" in dynamic
+    model.require(program_of_any_size=any_size, export_of_any_size=any_size)
     return _trace(model, dynamic, size, batch, feature_fmt)
 
 
@@ -157,6 +169,8 @@ def export_model(
         for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
             require(module, "export")
     _check_request(model, dynamic, size, batch)
+    any_size = "height" in dynamic or "width" in dynamic
+    model.require(program_of_any_size=any_size and path.suffix == ".pt2", export_of_any_size=any_size)
     metadata = _metadata(model, feature_fmt)
     with _staged(path, outputs) as staged:
         program = _trace(model, dynamic, size, batch, feature_fmt)

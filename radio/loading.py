@@ -15,9 +15,10 @@ from radio.checkpoints import Checkpoint, read_checkpoint
 from radio.checkpoints.build import build_model
 from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
+from radio.config import Neck, WindowRule
 from radio.devices import best_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
-from radio.errors import CheckpointError, unknown_argument
+from radio.errors import unknown_argument
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
 from radio.text import text_encoder_for
@@ -25,6 +26,11 @@ from radio.text import text_encoder_for
 logger = logging.getLogger(__name__)
 
 TextWeights = str | Path | Mapping[str, str | Path]
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "pos_embed_align_corners": ((bool,), "True or False"),
+    "eradio_window_size": ((int, str), "a whole number or the name of a rule"),
+    "neck_name": ((str,), "the name of an output, or None for both"),
+}
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -40,6 +46,8 @@ class LoadOptions(TypedDict, total=False):
     vitdet_num_global: int | None
     vitdet_num_windowed: int | None
     pos_embed_align_corners: bool | None
+    eradio_window_size: int | WindowRule | None
+    neck_name: Neck | None
     text_weights: TextWeights | None
     cache_dir: str | Path | None
     revision: str | None
@@ -74,6 +82,8 @@ def load_model(
     vitdet_num_global: int | None = None,
     vitdet_num_windowed: int | None = None,
     pos_embed_align_corners: bool | None = None,
+    eradio_window_size: int | WindowRule | None = None,
+    neck_name: Neck | None = None,
     text_weights: TextWeights | None = None,
     cache_dir: str | Path | None = None,
     revision: str | None = None,
@@ -96,6 +106,11 @@ def load_model(
         vitdet_num_global, vitdet_num_windowed: The schedule of windowed and global blocks, instead of the version's.
         pos_embed_align_corners: How position embeddings are resized, instead of the version's own way (False for a
             file that names no version; a local copy of a released file is known by its file name).
+        eradio_window_size: E-RADIO only: side of its attention windows in positions of its maps; or ``"balanced"`` or
+            ``"optimal"``, rules that choose it for each size of images (docs/eradio.md); None for the file's own, as
+            the public code has it.
+        neck_name: RADIO1D only: ``"encoder"`` for condensed tokens, ``"decoder"`` for features on the image's grid,
+            None for a dict of both.
         text_weights: Local weights for the text towers: one path, or a path per adaptor name.
         cache_dir: Where downloads are kept, instead of huggingface_hub's cache.
         revision: Branch, tag or commit of the Hub repository.
@@ -125,6 +140,8 @@ def load_model(
         vitdet_num_global=vitdet_num_global,
         vitdet_num_windowed=vitdet_num_windowed,
         pos_embed_align_corners=pos_embed_align_corners,
+        eradio_window_size=eradio_window_size,
+        neck_name=neck_name,
     )
     options = DownloadOptions(cache_dir, revision, local_files_only, token, progress)
     checkpoint = open_checkpoint(version_or_path, options, choices)
@@ -168,10 +185,6 @@ def open_checkpoint(
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
         return read_checkpoint(name, choices=choices, mmap=True)
     release = find_release(name) if "/" in name else get_release(name)
-    if release is not None and not release.supported:
-        raise CheckpointError(
-            f"{release.version} (a convolutional hybrid) is not supported; use a ViT version"
-        )
     if release is None or "/" in name:
         path = download_repository(name, options, license=release.license if release else None)
     else:
@@ -197,10 +210,8 @@ def _looks_like_a_path(name: str) -> bool:
 def _choices(**given: Any) -> Settings:
     """The caller's settings, if each has the right type."""
     for name, value in given.items():
-        kind, wanted = (
-            (bool, "True or False") if name == "pos_embed_align_corners" else (int, "a whole number")
-        )
-        if value is not None and type(value) is not kind:
+        kinds, wanted = _KINDS.get(name, ((int,), "a whole number"))
+        if value is not None and type(value) not in kinds:
             raise TypeError(f"{name} must be {wanted}, got {value!r}")
     return Settings(**given)
 

@@ -80,6 +80,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
+        num_tokens: int | None = None,
     ) -> Encoding: ...
 
     @overload
@@ -92,6 +93,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
+        num_tokens: int | None = None,
     ) -> list[Encoding]: ...
 
     @overload
@@ -104,6 +106,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
+        num_tokens: int | None = None,
     ) -> Any: ...
 
     def encode(
@@ -115,6 +118,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         merge: TokenMerging | Sequence[TokenMerging] | None = None,
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
+        num_tokens: int | None = None,
     ) -> Encoding | list[Encoding]:
         """Features of one image or several, of any kind and size. No gradients.
 
@@ -129,6 +133,7 @@ class RADIOModel(RADIONetwork[OutputT]):
             tome: Merge tokens inside the network, which is faster and approximate; not with ViTDet windows.
             normalize: Scale every summary to length 1 (L2): the whole, each teacher's part, and each adaptor's. Dot
                 products of summaries are cosine similarities then. Features stay as they are.
+            num_tokens: RADIO1D only: how many condensed tokens are kept; all if None.
 
         Returns:
             An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
@@ -141,7 +146,7 @@ class RADIOModel(RADIONetwork[OutputT]):
             ValueError: A size, format or batch size that makes no sense.
         """
         prepare = partial(self.resize, size=size)
-        encoded = encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome)
+        encoded = encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome, num_tokens)
         if not normalize:
             return encoded
         return [one.normalized() for one in encoded] if isinstance(encoded, list) else encoded.normalized()

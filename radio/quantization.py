@@ -46,6 +46,7 @@ def quantize(model: Network, mode: Mode = "int8_weight_only") -> Network:
         )
     if is_quantized(model):
         raise ValueError("the model is quantized already; load it again to quantize it in another way")
+    model.require(quantization=True)
     torchao = require("torchao.quantization", "quantize")
     torchao.quantize_(model.blocks, getattr(torchao, _CONFIGS[mode])(), filter_fn=_is_linear)
     return model
@@ -53,7 +54,7 @@ def quantize(model: Network, mode: Mode = "int8_weight_only") -> Network:
 
 def is_quantized(model: RADIONetwork) -> bool:
     """Whether `quantize` was applied to the model."""
-    weights = (module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear))
+    weights = (module.weight for module in model.backbone.modules() if isinstance(module, nn.Linear))
     return any(type(weight) is not nn.Parameter for weight in weights)
 
 

@@ -24,6 +24,21 @@ SIZES = (
 USE = ("version", "works best at", "up to", "ViTDet", "adaptors", "license", "weights")
 
 
+OTHER_FAMILIES = {
+    "e-radio_v2": ("e-radio_v2", "`eradio` ([E-RADIO](families.md))", 16, "5 + 5", 1536, 1536, "–"),
+    "c-radio_v4-1d-h": (
+        "c-radio_v4-1d-h",
+        "`radio1d_huge_patch16_224` ([RADIO1D](families.md))",
+        16,
+        "32, decoder 6",
+        "1280, encoder 2560",
+        "2560, encoder 5120",
+        "4 + 6",
+    ),
+}
+"""As `tests/test_families_full_size.py` has them."""
+
+
 def sizes() -> str:
     """What each version is made of; the counts are those that `tests/test_catalog_full_size.py` measures."""
     from released import ARCHITECTURES, VERSIONS
@@ -32,12 +47,11 @@ def sizes() -> str:
 
     rows = []
     for release in RELEASES:
-        if not release.supported:
-            rows.append((release.version, "convolutional hybrid, not supported", *["–"] * 7))
+        if release.family != "vit":
+            rows.append((*OTHER_FAMILIES[release.version], *_counts(release)))
             continue
         version = VERSIONS[release.version]
         architecture = ARCHITECTURES[version.architecture]
-        assert release.parameters is not None
         rows.append(
             (
                 release.version,
@@ -47,11 +61,14 @@ def sizes() -> str:
                 architecture.width,
                 architecture.width * version.num_summary_tokens,
                 f"{version.num_cls_tokens} + {version.registers}",
-                f"{release.parameters:,}",
-                f"{release.parameters * 2 / 1e9:.2f} GB",
+                *_counts(release),
             )
         )
     return _table(SIZES, rows)
+
+
+def _counts(release) -> tuple[str, str]:
+    return f"{release.parameters:,}", f"{release.parameters * 2 / 1e9:.2f} GB"
 
 
 def use() -> str:
@@ -69,7 +86,7 @@ def use() -> str:
                 _windows(release),
                 ", ".join(release.adaptors) or "–",
                 "open" if release.license.startswith("NVIDIA Open") else "non-commercial",
-                f"`{release.repository}` / `{release.filename}`",
+                f"`{release.repository}`" + (f" / `{release.filename}`" if release.filename else ""),
             )
         )
     return _table(USE, rows)

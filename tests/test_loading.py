@@ -37,7 +37,8 @@ def test_device_and_dtype(path):
     [
         ({"version_or_path": "radio_v2.5-x"}, "unknown version 'radio_v2.5-x'; released: radio_v2.5-b"),
         ({"version_or_path": ""}, "empty version"),
-        ({"version_or_path": "e-radio_v2"}, "not supported"),
+        ({"eradio_window_size": 8}, "eradio_window_size is for E-RADIO, and 'vit_base_patch16_224' is none"),
+        ({"neck_name": "decoder"}, "neck_name is for RADIO1D, and 'vit_base_patch16_224' is none"),
         ({"version_or_path": "./nowhere.pth.tar"}, "no file or folder"),
         ({"adaptors": ["clip", "blip"]}, "unknown adaptor 'blip'.*has: clip, siglip, dino_v2, sam"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; allowed: auto, float32"),

@@ -59,11 +59,13 @@ def test_outputs_equal_the_public_code(folder: str, case: dict) -> None:
     path = REFERENCE / folder
     schedule = {f"vitdet_{name}": value for name, value in case.get("res", {}).items()}
     model = load_model(
-        path if folder == "hf_repo" else path / "checkpoint.pth.tar",
+        path if (path / "config.json").exists() else path / "checkpoint.pth.tar",
         adaptors=case.get("adaptors"),
         device="cpu",
         vitdet_window_size=case.get("vitdet"),
         pos_embed_align_corners=case.get("align", False),
+        eradio_window_size=case.get("window"),
+        neck_name=case.get("neck"),
         **schedule,
     )
     tensors = load_file(path / "cases.safetensors")
@@ -73,7 +75,7 @@ def test_outputs_equal_the_public_code(folder: str, case: dict) -> None:
         if "inter" in case:
             output = model.forward_intermediates(x, **case["inter"])
         else:
-            output = model(x, feature_fmt=case.get("fmt", "NLC"))
+            output = model(x, feature_fmt=case.get("fmt", "NLC"), num_tokens=case.get("num_tokens"))
     actual = _flatten(output, f"{case['name']}.output")
     expected = {name: t for name, t in tensors.items() if name.startswith(f"{case['name']}.output.")}
     assert actual.keys() == expected.keys()

@@ -20,7 +20,7 @@ from radio.modeling.network import RADIONetwork
 from radio.timm.random_weights import random_network
 from radio.timm.vit import RADIOViT
 
-SUPPORTED = [release for release in RELEASES if release.supported]
+SUPPORTED = [release for release in RELEASES if release.family == "vit"]
 CHECKPOINTS = [
     "v2_5",
     "normalizers",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from radio.catalog import Release, find_release, find_release_of_file
-from radio.checkpoints.describe import describe
+from radio.checkpoints.families import describe_any
 from radio.checkpoints.guard import refuse_malformed, short_reason
 from radio.checkpoints.hub_repo import CONFIG, INDEX, OLD_INDEX, read_hub_content
 from radio.checkpoints.layouts.reading import check_stated, read_repository, read_torch_file
@@ -99,7 +99,7 @@ def read_checkpoint(
     raw = read_repository(path) if _is_hub_layout(path) else read_torch_file(path)
     with refuse_malformed(path):
         tensors = fold_spectral(raw.tensors, raw.args.get("spectral_reparam"))
-        described, tensors = describe(replace(raw, tensors=tensors), str(path))
+        described, tensors = describe_any(replace(raw, tensors=tensors), str(path))
         release = release or find_release(described.version) or find_release_of_file(path.name)
         if release is not None:
             described = replace(described, version=release.version)

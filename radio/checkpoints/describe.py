@@ -58,7 +58,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         TypeError, ValueError, LookupError, AttributeError: An argument has the wrong type or makes no sense.
     """
     args, repository = raw.args, raw.repository
-    architecture = _architecture(args, source)
+    architecture = architecture_of(args, source)
     layout = _layout(raw.tensors, source)
     root = "model.inner." if layout == "dinov2" else "model."
     final_norm = layout == "dinov2" or bool(args.get("model_norm"))
@@ -67,11 +67,13 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
     shapes = whole.under(root)
     kwargs = args.get("model_kwargs") or {}
 
-    embed_dim, num_heads = _attention(shapes, architecture, kwargs)
-    patch_size, grid_size, prefix, has_class = _patches(shapes, layout, embed_dim)
+    num_heads = num_heads_of(architecture, kwargs, ATTENTION_HEADS, source)
+    embed_dim = _embed_dim(shapes, num_heads)
+    patch_size, grid_size, prefix, has_class = patches_of(shapes, layout, embed_dim)
     teachers = read_teachers(args, source)
     num_cls = _num_cls_tokens(args, repository.get("num_cls_tokens"), teachers, layout, prefix, source)
-    summary_idxs = _summary_idxs(raw.tensors.get("summary_idxs"), teachers, layout, num_cls, source)
+    stored = raw.tensors.get("summary_idxs") if layout == "cpe" else None
+    summary_idxs = summary_idxs_of(stored, teachers, num_cls > 1, num_cls, source)
     mean_pool = num_cls == 0 or (layout == "plain" and args.get("gp") == "avg")
     swiglu = shapes.has("blocks.0.mlp.w12.weight")
     config = RadioConfig(
@@ -86,7 +88,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         num_cls_tokens=num_cls,
         num_registers=prefix - num_cls,
         summary_idxs=summary_idxs,
-        summary_names=tuple(teachers[i]["name"] if i < len(teachers) else str(i) for i in summary_idxs),
+        summary_names=summary_names_of(teachers, summary_idxs),
         summary_pool="mean" if mean_pool else "token",
         teachers=tuple(teachers),
         adaptors=describe_adaptors(
@@ -102,21 +104,17 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         pos_embed_has_class=has_class,
         feature_normalizer="feature_normalizer.tx" in tensors,
         intermediate_normalizer=_intermediate_normalizer(tensors),
-        dtype=_dtype(args, source),
-        version=_version(repository, patch_size, source),
+        dtype=dtype_of(args, source),
+        version=version_of(repository, patch_size, source),
     )
     return config, tensors
 
 
-def _architecture(args: Mapping[str, Any], source: str) -> str:
+def architecture_of(args: Mapping[str, Any], source: str) -> str:
     architecture = args.get("model")
     if not isinstance(architecture, str):
         raise CheckpointError(
             f"{source}: the field 'model' must name an architecture, got {brief(architecture)}"
-        )
-    if "eradio" in architecture.replace("-", "").replace("_", "").lower():
-        raise CheckpointError(
-            f"{source}: E-RADIO ({brief(architecture)}) is not supported; use a ViT version"
         )
     return short_name(architecture, "the field 'model'", source)
 
@@ -150,20 +148,24 @@ def _used_tensors(
     }
 
 
-def _attention(shapes: Shapes, architecture: str, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    """The model's width and its number of attention heads."""
-    given = kwargs.get("num_heads") or ATTENTION_HEADS.get(architecture)
+def num_heads_of(architecture: str, kwargs: Mapping[str, Any], known: Mapping[str, int], source: str) -> int:
+    """The number of attention heads, which `known` has by architecture."""
+    given = kwargs.get("num_heads") or known.get(architecture)
     if given is None:
         raise CheckpointError(
-            f"{shapes.source}: unknown architecture {brief(architecture)}; supported: {', '.join(ATTENTION_HEADS)}"
+            f"{source}: unknown architecture {brief(architecture)}; supported: {', '.join(known)}"
         )
-    heads = whole_number(given, "num_heads", shapes.source)
+    return whole_number(given, "num_heads", source)
+
+
+def _embed_dim(shapes: Shapes, heads: int) -> int:
+    """The model's width, which must be one of so many heads."""
     rows, embed_dim = shapes.of("blocks.0.attn.qkv.weight")
     if rows != 3 * embed_dim or embed_dim % heads:
         raise CheckpointError(
             f"{shapes.source}: attention of width {rows} x {embed_dim} cannot have {heads} heads"
         )
-    return embed_dim, heads
+    return embed_dim
 
 
 def _depth(tensors: Iterable[str], root: str, source: str) -> int:
@@ -178,7 +180,7 @@ def _depth(tensors: Iterable[str], root: str, source: str) -> int:
     return len(numbers)
 
 
-def _patches(shapes: Shapes, layout: Layout, embed_dim: int) -> tuple[int, int, int, bool]:
+def patches_of(shapes: Shapes, layout: Layout, embed_dim: int) -> tuple[int, int, int, bool]:
     """Patch size, side of the position grid, prefix tokens, and whether the grid holds the class token."""
     if layout == "plain":
         projection = shapes.of("patch_embed.proj.weight", 4)
@@ -235,17 +237,17 @@ def _num_cls_tokens(
     return number
 
 
-def _summary_idxs(
-    stored: Tensor | None, teachers: list[dict[str, Any]], layout: Layout, num_cls: int, source: str
+def summary_idxs_of(
+    stored: Tensor | None, teachers: list[dict[str, Any]], per_teacher: bool, num_cls: int, source: str
 ) -> tuple[int, ...]:
     """The class tokens that make the summary: those the repository stores, or the first of each teacher's."""
     if stored is not None and stored.numel() > num_cls:
         raise CheckpointError(
             f"{source}: the summary takes {stored.numel()} class tokens, but there are {num_cls}"
         )
-    if stored is not None and layout == "cpe":
+    if stored is not None:
         idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in stored.flatten().tolist())
-    elif num_cls > 1:
+    elif per_teacher:
         first = {t["name"]: i for i, t in reversed(list(enumerate(teachers))) if t.get("use_summary", True)}
         idxs = tuple(sorted(first.values()))
     else:
@@ -257,13 +259,18 @@ def _summary_idxs(
     return idxs
 
 
+def summary_names_of(teachers: list[dict[str, Any]], summary_idxs: tuple[int, ...]) -> tuple[str, ...]:
+    """The teachers that the class tokens of the summary were trained for."""
+    return tuple(teachers[i]["name"] if i < len(teachers) else str(i) for i in summary_idxs)
+
+
 def _intermediate_normalizer(tensors: Mapping[str, Tensor]) -> Literal["shared", "per_layer"] | None:
     if "inter_feature_normalizer.rotation" not in tensors:
         return None
     return "shared" if tensors["inter_feature_normalizer.rotation"].ndim == 2 else "per_layer"
 
 
-def _dtype(args: Mapping[str, Any], source: str) -> str:
+def dtype_of(args: Mapping[str, Any], source: str) -> str:
     given = args.get("dtype") or "float32"
     name = str(given).removeprefix("torch.") if isinstance(given, (str, torch.dtype)) else None
     if name not in _DTYPES:
@@ -271,7 +278,7 @@ def _dtype(args: Mapping[str, Any], source: str) -> str:
     return name
 
 
-def _version(given: Mapping[str, Any], patch_size: int, source: str) -> str:
+def version_of(given: Mapping[str, Any], patch_size: int, source: str) -> str:
     """The version that a Hub repository's config.json names; its patch size must be the tensors'."""
     if given.get("patch_size") not in (None, patch_size):
         raise CheckpointError(

@@ -24,7 +24,7 @@ from radio.checkpoints.layouts.roots import find_roots
 from radio.checkpoints.plain import plain_fields
 from radio.checkpoints.shapes import check_names
 from radio.checkpoints.torch_file import plain_tensors, read_torch_content
-from radio.config import AdaptorConfig, HeadConfig, RadioConfig
+from radio.config import AdaptorConfig, HeadConfig, Radio1DConfig, RadioConfig
 from radio.errors import CheckpointError
 from radio.files import Outputs
 
@@ -34,6 +34,7 @@ INDEX = "model.safetensors.index.json"
 OLD_WEIGHTS = "pytorch_model.bin"
 OLD_INDEX = "pytorch_model.bin.index.json"
 _PREFIX = "radio_model."
+_WITH_CPE = ("cpe", "dinov2", "radio1d")
 _PAIR = "config_id"
 """In ``config.json`` and in the header of the weights: which config they were written with."""
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.(safetensors|bin)")
@@ -67,10 +68,14 @@ def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder, description) if path.is_dir() else [path]:
         if file.suffix == ".safetensors":
-            tensors.update(read_safetensors(file))
+            part = read_safetensors(file)
             _check_pair(description.fields, file, folder)
         else:
-            tensors.update(plain_tensors(read_torch_content(file), file))
+            part = plain_tensors(read_torch_content(file), file)
+        twice = next((name for name in part if name in tensors), None)
+        if twice is not None:
+            raise CheckpointError(f"{folder} holds {brief(twice)} in more than one file of weights")
+        tensors.update(part)
     return description, tensors
 
 
@@ -132,10 +137,10 @@ def shard_names(index: Path, description: Description | None = None) -> list[str
         description: Where it is of a model inside a larger one, only the files in which that model lies are needed.
 
     Raises:
-        CheckpointError: It is not such an index.
+        CheckpointError: It is not such an index, or it names something else than safetensors files beside it.
     """
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict):
+    if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} has no usable 'weight_map'")
     for name in names.values():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
@@ -144,6 +149,14 @@ def shard_names(index: Path, description: Description | None = None) -> list[str
             )
     roots = find_roots(names, anywhere=True) if description is not None and description.nested else {}
     return sorted({file for name, file in names.items() if name.startswith(tuple(roots) or "")})
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the one weights file, or the index and all shards that it names, are in a folder."""
+    try:
+        return bool(_weight_files(folder, describe_folder(folder)))
+    except CheckpointError:
+        return False
 
 
 def _weight_files(folder: Path, description: Description) -> list[Path]:
@@ -253,12 +266,16 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
         kwargs["scaled_ln"] = True
     if config.layout == "plain":
         kwargs |= {"img_size": config.grid_size * config.patch_size, "dynamic_img_size": True}
+    if config.eradio is not None:
+        kwargs = {"return_full_features": True}
+    if config.radio1d is not None:
+        kwargs |= _radio1d_to_json(config, config.radio1d)
     args = {
         "model": config.architecture,
         "model_kwargs": kwargs,
         "model_norm": config.final_norm,
         "gp": "avg" if config.summary_pool == "mean" else None,
-        "cpe_max_size": None if config.layout == "plain" else config.grid_size * config.patch_size,
+        "cpe_max_size": config.grid_size * config.patch_size if config.layout in _WITH_CPE else None,
         "cls_token_per_teacher": config.num_cls_tokens > 1,
         "cpe_num_registers": config.num_registers,
         "teachers": [_plain(teacher) for teacher in config.teachers],
@@ -278,6 +295,8 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
         "vitdet_num_global": config.vitdet_num_global,
         "vitdet_num_windowed": config.vitdet_num_windowed,
         "pos_embed_align_corners": config.pos_embed_align_corners,
+        "eradio_window_size": config.eradio.window_size if config.eradio else None,
+        "neck_name": config.radio1d.neck_name if config.radio1d else None,
         "feature_normalizer_config": {"embed_dim": config.embed_dim} if config.feature_normalizer else None,
         "inter_feature_normalizer_config": (
             {
@@ -290,6 +309,21 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
             else None
         ),
         "dtype": config.dtype,
+    }
+
+
+def _radio1d_to_json(config: RadioConfig, radio1d: Radio1DConfig) -> dict[str, Any]:
+    """What the public constructor of RADIO1D takes; `img_size` is where it has the number of learned tokens from."""
+    return {
+        "img_size": radio1d.filler_size * 2 ** len(radio1d.downscale_levels) * config.patch_size,
+        "cpe_max_size": config.grid_size * config.patch_size,
+        "num_cls_tokens": config.num_cls_tokens,
+        "num_registers": config.num_registers,
+        "mlp_ratio": config.mlp_dim / config.embed_dim if config.mlp_dim else 4.0,
+        "downscale_levels": list(radio1d.downscale_levels),
+        "decoder_depth": radio1d.decoder_depth,
+        "decoder_upscale_levels": list(radio1d.decoder_upscale_levels),
+        "progressive_reduction": radio1d.progressive_reduction,
     }
 
 

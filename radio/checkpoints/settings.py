@@ -9,7 +9,7 @@ from typing import Any
 from radio.catalog import Release
 from radio.checkpoints.guard import brief
 from radio.checkpoints.shapes import whole_number
-from radio.config import RadioConfig
+from radio.config import NECKS, WINDOW_RULES, RadioConfig
 from radio.errors import CheckpointError
 
 LARGEST_SIDE = 2**16
@@ -29,6 +29,8 @@ class Settings:
         vitdet_window_size: Side of the ViTDet windows in patches.
         vitdet_num_global, vitdet_num_windowed: The schedule of windowed and global blocks.
         pos_embed_align_corners: How position embeddings are resized.
+        eradio_window_size: Side of E-RADIO's attention windows, or the rule that chooses it.
+        neck_name: Which output a RADIO1D model gives.
     """
 
     max_resolution: int | None = None
@@ -37,6 +39,8 @@ class Settings:
     vitdet_num_global: int | None = None
     vitdet_num_windowed: int | None = None
     pos_embed_align_corners: bool | None = None
+    eradio_window_size: int | str | None = None
+    neck_name: str | None = None
 
 
 def settle(user: Settings, file: Settings, catalog: Settings) -> Settings:
@@ -68,7 +72,14 @@ def with_settings(config: RadioConfig, settings: Settings) -> RadioConfig:
         ValueError: A size makes no sense for this model; the message says what is allowed.
     """
     stated = {name: value for name, value in asdict(settings).items() if value is not None}
+    config = _with_family_settings(
+        config, stated.pop("eradio_window_size", None), stated.pop("neck_name", None)
+    )
     config = replace(config, **stated)
+    if config.vitdet_window_size is not None and (config.eradio or config.radio1d):
+        raise ValueError(
+            f"vitdet_window_size is for ViTs, and {brief(config.architecture)} is none; leave it out"
+        )
     patch, largest = config.patch_size, config.max_resolution
     if not patch <= largest <= LARGEST_SIDE:
         raise ValueError(
@@ -93,6 +104,32 @@ def with_settings(config: RadioConfig, settings: Settings) -> RadioConfig:
             f"vitdet_window_size={brief(window)} makes windows of {brief(window * patch)} pixels, but the largest "
             f"image of this model has {largest}; at most {widest} patches"
         )
+    return config
+
+
+def _with_family_settings(config: RadioConfig, window: int | str | None, neck: str | None) -> RadioConfig:
+    """The description with what can be chosen for one family only."""
+    if window is not None:
+        if config.eradio is None:
+            raise ValueError(
+                f"eradio_window_size is for E-RADIO, and {brief(config.architecture)} is none; leave it out"
+            )
+        if window not in WINDOW_RULES and (not isinstance(window, int) or not 1 <= window <= LARGEST_SIDE):
+            raise ValueError(
+                f"eradio_window_size must be at least 1 position, or one of {', '.join(WINDOW_RULES)}, "
+                f"got {brief(window)}"
+            )
+        config = replace(config, eradio=replace(config.eradio, window_size=window))
+    if neck is not None:
+        if config.radio1d is None:
+            raise ValueError(
+                f"neck_name is for RADIO1D, and {brief(config.architecture)} is none; leave it out"
+            )
+        if neck not in NECKS:
+            raise ValueError(
+                f"unknown neck_name {brief(neck)}; allowed: {', '.join(NECKS)}, or None for both"
+            )
+        config = replace(config, radio1d=replace(config.radio1d, neck_name=neck))
     return config
 
 
@@ -131,4 +168,15 @@ def settings_of_repository(stated: Mapping[str, Any], source: str) -> Settings:
     align_corners = stated.get("pos_embed_align_corners")
     if align_corners is not None and not isinstance(align_corners, bool):
         raise CheckpointError(f"{source}: pos_embed_align_corners must be true or false")
-    return Settings(preferred_resolution=preferred, pos_embed_align_corners=align_corners, **numbers)
+    window, neck = stated.get("eradio_window_size"), stated.get("neck_name")
+    if window is not None and not isinstance(window, str):
+        window = whole_number(window, "eradio_window_size", source)
+    if neck is not None and not isinstance(neck, str):
+        raise CheckpointError(f"{source}: neck_name must be a text, got {brief(neck)}")
+    return Settings(
+        preferred_resolution=preferred,
+        pos_embed_align_corners=align_corners,
+        eradio_window_size=window,
+        neck_name=neck,
+        **numbers,
+    )

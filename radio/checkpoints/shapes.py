@@ -57,9 +57,13 @@ class Shapes:
             )
         return shape
 
+    def numbers(self, list_name: str) -> set[str]:
+        """What follows ``list_name.`` in the names: the numbers of the modules in a list."""
+        return self._children.get(f"{self._root}{list_name}.", set())
+
     def count(self, list_name: str) -> int:
         """The length of a list of modules: how many different numbers follow ``list_name.`` in the names."""
-        return len(self._children.get(f"{self._root}{list_name}.", ()))
+        return len(self.numbers(list_name))
 
 
 def _children(names: Iterable[str]) -> dict[str, set[str]]:

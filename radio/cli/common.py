@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 def load_chosen_model(
     args: argparse.Namespace, adaptors: Sequence[str] | None = None, **options: Any
 ) -> RADIOModel:
-    """Load the model that ``--model``, ``--device``, ``--dtype`` and ``--vitdet-window-size`` choose.
+    """Load the model that ``--model`` and the options of `radio.cli.options.add_execution` choose.
 
     Args:
         args: The parsed arguments.
@@ -33,6 +33,8 @@ def load_chosen_model(
         device=args.device,
         dtype=args.dtype,
         vitdet_window_size=args.vitdet_window_size,
+        eradio_window_size=args.eradio_window_size,
+        neck_name=args.neck_name,
         **options,
     )
 

@@ -25,6 +25,7 @@ from radio.cli.options import (
     add_output,
     add_size,
     add_skip_unreadable,
+    positive_int,
 )
 from radio.files import Outputs
 
@@ -41,7 +42,7 @@ OUT.safetensors or OUT.npz holds, for N images:
   summary              (N, D)
   features.0 ... N-1   (C, h, w) each, or (L, C) with --feature-fmt NLC
   image_sizes          (N, 2) height and width at which the images were run
-  NAME.summary, NAME.features.0 ...   the same for each --adaptor
+  NAME.summary, NAME.features.0 ...   the same for each --adaptor, and for the encoder of RADIO1D
 and, as metadata (a JSON text under 'metadata' in .npz): the model, its version and settings, and the images' paths.
 A folder gets one such file for each image, named after it: OUT/photo.safetensors. Choose that for many images: what
 goes into one file is held in memory until it is written.
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_size(parser, 8)
     add_skip_unreadable(parser)
     add_json(parser)
+    parser.add_argument(
+        "--num-tokens",
+        type=positive_int,
+        metavar="K",
+        help="RADIO1D: condensed tokens of each image (default: all)",
+    )
     add_execution(parser)
 
 
@@ -144,7 +151,9 @@ def _encode(
         batch: dict[int, Path | Tensor] = dict(enumerate(images[start : start + args.batch_size], start))
         if args.skip_unreadable:
             batch = dict(_readable(batch, model, args.size))
-        encodings = model.encode([*batch.values()], args.size, args.feature_fmt, args.batch_size)
+        encodings = model.encode(
+            [*batch.values()], args.size, args.feature_fmt, args.batch_size, num_tokens=args.num_tokens
+        )
         yield from zip(batch, encodings, strict=True)
 
 
@@ -210,14 +219,22 @@ def _tensors(encodings: list[Encoding], summary_only: bool, dtype_name: str) -> 
     dtype = getattr(torch, dtype_name)
 
     tensors: dict[str, Tensor] = {"image_sizes": torch.tensor([list(e.image_size) for e in encodings])}
-    for name in ("", *encodings[0].adaptors):
-        outputs = [encoding.adaptors[name] if name else encoding.backbone for encoding in encodings]
+    condensed = ["encoder"] if encodings[0].condensed is not None else []
+    for name in ("", *encodings[0].adaptors, *condensed):
+        outputs: list[Any] = [_output(encoding, name) for encoding in encodings]
         prefix = f"{name}." if name else ""
         tensors[f"{prefix}summary"] = torch.cat([output.summary for output in outputs]).to(dtype).cpu()
         if not summary_only:
             for number, output in enumerate(outputs):
                 tensors[f"{prefix}features.{number}"] = output.features[0].contiguous().to(dtype).cpu()
     return tensors
+
+
+def _output(encoding: Encoding, name: str) -> Any:
+    """The backbone's output if there is no name, an adaptor's, or the condensed tokens."""
+    if name == "encoder" and encoding.condensed is not None:
+        return encoding.condensed
+    return encoding.adaptors[name] if name else encoding.backbone
 
 
 def _save_npz(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

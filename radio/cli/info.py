@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from radio.cli.common import format_bytes, format_count, print_table
 from radio.cli.options import add_json, add_model
 
+_BUFFERS = (".running_mean", ".running_var", ".relative_coords_table")
+"""Tensors that are no parameters: statistics of batch normalization, and a table that follows from its shape."""
+
 if TYPE_CHECKING:
     from radio.catalog import Release
     from radio.checkpoints import Checkpoint
@@ -35,11 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
     release = find_release(args.model)
     try:
-        if release is not None and not release.supported:
-            description = describe_release(release)
-        else:
-            checkpoint = open_checkpoint(args.model, DownloadOptions(local_files_only=not args.download))
-            description = describe_checkpoint(checkpoint, with_tensors=args.tensors)
+        checkpoint = open_checkpoint(args.model, DownloadOptions(local_files_only=not args.download))
+        description = describe_checkpoint(checkpoint, with_tensors=args.tensors)
     except DownloadError as error:
         if args.download:
             raise
@@ -59,7 +59,7 @@ def describe_release(release: Release) -> dict[str, Any]:
     absent = f"not on this machine ('radio info {release.version} --download' fetches them)"
     return {
         "version": release.version,
-        "weights": absent if release.supported else "not supported by this library",
+        "weights": absent,
         "license": release.license,
         "parameters": release.parameters,
         "patch_size": release.patch_size,
@@ -76,7 +76,8 @@ def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> d
     dtypes = Counter[str]()
     for name, tensor in checkpoint.tensors.items():
         part = ".".join(name.split(".")[:2]) if name.startswith("adaptors.") else name.split(".")[0]
-        sizes["backbone" if part == "model" else part] += prod(tensor.shape)
+        if not name.endswith(_BUFFERS):
+            sizes["backbone" if part == "model" else part] += prod(tensor.shape)
         dtypes[str(tensor.dtype).removeprefix("torch.")] += prod(tensor.shape)
     description: dict[str, Any] = {
         "version": config.version or "unknown (a checkpoint does not have to say)",
@@ -109,13 +110,12 @@ def _files(path: Path) -> list[Path]:
 def _print(description: dict[str, Any]) -> None:
     if "config" not in description:
         height, width = description["preferred_resolution"]
-        parameters = description["parameters"]
         print_table(
             [
                 ("version", description["version"]),
                 ("weights", description["weights"]),
                 ("license", description["license"]),
-                ("parameters", format_count(parameters) if parameters else "unknown"),
+                ("parameters", format_count(description["parameters"])),
                 ("patch", f"{description['patch_size']} pixels"),
                 ("resolution", f"best {height}x{width}, largest side {description['max_resolution']}"),
                 ("adaptors", ", ".join(description["adaptors"]) or "none"),
@@ -126,7 +126,6 @@ def _print(description: dict[str, Any]) -> None:
 
     config = description["config"]
     height, width = config["preferred_resolution"]
-    layers = f"{config['depth']} blocks, width {config['embed_dim']}, {config['num_heads']} heads"
     tokens = f"{config['num_cls_tokens']} class tokens, {config['num_registers']} registers"
     teachers = f" ({', '.join(config['summary_names'])})" if config["summary_names"] else ""
     rows = [
@@ -134,26 +133,62 @@ def _print(description: dict[str, Any]) -> None:
         ("weights", description["weights"]),
         ("layout", f"{description['layout']}, {format_bytes(description['file_size'])}"),
         ("license", description["license"]),
-        ("architecture", f"{config['architecture']}: {layers}, MLP {config['mlp_dim']}"),
+        ("architecture", f"{config['architecture']}: {_layers(config)}"),
         ("parameters", f"{format_count(description['parameters'])} (backbone)"),
         (
             "stored as",
             ", ".join(f"{dtype} ({format_count(n)})" for dtype, n in description["stored_as"].items()),
         ),
         ("computes in", config["dtype"]),
-        (
-            "patch",
-            f"{config['patch_size']} pixels; position embeddings {config['grid_size']}x{config['grid_size']}",
-        ),
+        ("patch", _patch(config)),
         ("resolution", f"best {height}x{width}, largest side {config['max_resolution']}"),
         ("prefix tokens", tokens),
         ("summary", f"{description['summary_dim']} numbers{teachers}"),
-        ("ViTDet", _vitdet(config)),
+        _attention(config),
     ]
     rows += [("adaptor", _adaptor(adaptor)) for adaptor in config["adaptors"]] or [("adaptors", "none")]
     print_table(rows)
     for name, tensor in description.get("tensors", {}).items():
         print(f"{printable(name, 300)}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
+
+
+def _layers(config: dict[str, Any]) -> str:
+    """What the backbone is made of."""
+    if eradio := config["eradio"]:
+        levels = eradio["attention_levels"]
+        blocks, heads = ([level[name] for level in levels] for name in ("depth", "num_heads"))
+        return (
+            f"2 convolutional levels, then {blocks[0]} + {blocks[1]} attention blocks of {heads[0]} and {heads[1]} "
+            f"heads; widths {eradio['dim']} to {8 * eradio['dim']}, output {config['embed_dim']}"
+        )
+    layers = f"{config['depth']} blocks, width {config['embed_dim']}, {config['num_heads']} heads"
+    layers += f", MLP {config['mlp_dim']}"
+    if radio1d := config["radio1d"]:
+        merges, splits = (
+            ", ".join(map(str, radio1d[name])) for name in ("downscale_levels", "decoder_upscale_levels")
+        )
+        layers += f"; merges before block {merges}"
+        layers += f"; decoder of {radio1d['decoder_depth']} blocks, splits before block {splits}"
+    return layers
+
+
+def _patch(config: dict[str, Any]) -> str:
+    side = config["patch_size"]
+    if config["eradio"]:
+        return f"{side} pixels; sides are multiples of {2 * side}"
+    return f"{side} pixels; position embeddings {config['grid_size']}x{config['grid_size']}"
+
+
+def _attention(config: dict[str, Any]) -> tuple[str, str]:
+    """What can be chosen about which tokens see each other, or which output a model gives."""
+    if eradio := config["eradio"]:
+        sides = sorted({level["window_size"] for level in eradio["attention_levels"]})
+        chosen = eradio["window_size"]
+        stored = f"{' and '.join(map(str, sides))} positions in the file"
+        return "windows", f"{chosen}; {stored}" if chosen else stored
+    if radio1d := config["radio1d"]:
+        return "outputs", radio1d["neck_name"] or "encoder, decoder"
+    return "ViTDet", _vitdet(config)
 
 
 def _vitdet(config: dict[str, Any]) -> str:

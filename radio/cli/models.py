@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> None:
 def _as_row(release: Any, cached: bool) -> tuple[str, ...]:
     height, width = release.preferred_resolution
     return (
-        release.version if release.supported else f"{release.version} (not supported)",
-        format_count(release.parameters) if release.parameters else "-",
+        release.version,
+        format_count(release.parameters),
         f"{height}x{width}",
         str(release.max_resolution),
         str(release.patch_size),

@@ -33,7 +33,7 @@ def add_model(parser: argparse.ArgumentParser, also_positional: bool = False) ->
 
 
 def add_execution(parser: argparse.ArgumentParser, device: str = "auto", dtype: str = "auto") -> None:
-    """Add ``--device``, ``--dtype`` and ``--vitdet-window-size``: how the model runs."""
+    """Add ``--device``, ``--dtype`` and what can be chosen about a family's model: how the model runs."""
     group = parser.add_argument_group("execution")
     group.add_argument(
         "--device",
@@ -51,6 +51,17 @@ def add_execution(parser: argparse.ArgumentParser, device: str = "auto", dtype: 
     )
     group.add_argument(
         "--vitdet-window-size", type=positive_int, metavar="N", help="side of ViTDet windows, in patches"
+    )
+    group.add_argument(
+        "--eradio-window-size",
+        type=window_size,
+        metavar="N",
+        help="E-RADIO: side of its attention windows, or a rule: balanced, optimal (default: the file's own)",
+    )
+    group.add_argument(
+        "--neck-name",
+        metavar="NAME",
+        help="RADIO1D: encoder (condensed tokens) or decoder (features on the image's grid)",
     )
 
 
@@ -129,6 +140,11 @@ def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def window_size(text: str) -> int | str:
+    """``--eradio-window-size``: a number, or the name of a rule."""
+    return positive_int(text) if text[:1].isdigit() or text[:1] == "-" else text
 
 
 def dtype_name(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from radio.modeling.adaptors import Adaptor, AdaptorDict
 from radio.modeling.layout import TokenLayout, concatenate, split
 from radio.modeling.outputs import FeatureFormat, Output, RadioOutput, to_format
+from radio.modeling.protocol import ReadOut
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,33 @@ class SummaryRule:
 
 
 def assemble_outputs(
+    read_outs: Sequence[ReadOut],
+    rule: SummaryRule,
+    normalizer: nn.Module | None,
+    adaptors: AdaptorDict | None,
+    feature_fmt: FeatureFormat,
+) -> list[Any]:
+    """Each group's result from the read-outs of a pass; of several, a dict by name.
+
+    Normalizer and adaptors work on tokens of the image's patches only.
+    """
+    per_name = {
+        read_out.name: _assemble(
+            read_out.tokens,
+            read_out.layout,
+            rule,
+            normalizer if read_out.on_grid else None,
+            adaptors if read_out.on_grid else None,
+            feature_fmt,
+        )
+        for read_out in read_outs
+    }
+    if len(per_name) == 1:
+        return next(iter(per_name.values()))
+    return [dict(zip(per_name, outputs, strict=True)) for outputs in zip(*per_name.values(), strict=True)]
+
+
+def _assemble(
     tokens: Tensor,
     layout: TokenLayout,
     rule: SummaryRule,
@@ -47,7 +75,7 @@ def assemble_outputs(
     adaptors: AdaptorDict | None,
     feature_fmt: FeatureFormat,
 ) -> list[Output]:
-    """Each group's result from final tokens; heads run over all images at once."""
+    """Each group's result from the tokens of one read-out; heads run over all images at once."""
     images = layout.images(tokens)
     patches = layout.patches(tokens)
     if normalizer is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from radio.config import RadioConfig
 from radio.modeling.block import NORM_EPS, Block
+from radio.modeling.checkpointing import run_block
 from radio.modeling.kernels.attention import Attend, attend_all
 from radio.modeling.layout import TokenLayout, concatenate
 from radio.modeling.outputs import Grid
@@ -19,26 +18,15 @@ from radio.modeling.patch_generator import (
     PlainPatchEmbed,
     resize_plain_position_embedding,
 )
+from radio.modeling.protocol import Collector, Option, ReadOut
 from radio.modeling.timm_surface import TimmSurface
 from radio.modeling.token_merging.block_merger import BlockMerger
 from radio.modeling.windows import Windows
 
-
-class Collector(Protocol):
-    """Takes the output of chosen blocks while the backbone runs."""
-
-    @property
-    def last_block(self) -> int:
-        """The backbone stops after this block."""
-        ...
-
-    def wants(self, block: int) -> bool:
-        """Whether `add` should be called after that block."""
-        ...
-
-    def add(self, block: int, tokens: Tensor, layout: TokenLayout) -> None:
-        """Take a block's tokens, prefix tokens first, patches in raster order."""
-        ...
+_REFUSES: dict[Option, str] = {
+    "num_tokens": "num_tokens is how many condensed tokens a RADIO1D model keeps, and this is a ViT; "
+    "merge=TokenMerging(...) gives fewer tokens of any model"
+}
 
 
 class Backbone(TimmSurface):
@@ -48,8 +36,11 @@ class Backbone(TimmSurface):
         config: What shapes the model.
     """
 
+    packs = True
+
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
+        self.refuses: Mapping[Option, str] = _REFUSES
         self.embed_dim = config.embed_dim
         self.patch_size = config.patch_size
         self.grid_size = config.grid_size
@@ -89,6 +80,8 @@ class Backbone(TimmSurface):
             for i in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
+        # As in the public code, the final output that comes with intermediates is not normalized in this layout.
+        self.normalizes_with_layers = config.layout != "dinov2"
 
     @property
     def vit(self) -> Backbone:
@@ -137,6 +130,24 @@ class Backbone(TimmSurface):
                     return restore(whole), layout
         return restore(tokens if waiting is None else layout.merge_windows(waiting, tokens)), layout
 
+    def read(
+        self,
+        x: Tensor | Sequence[Tensor],
+        windows: Windows | None = None,
+        collector: Collector | None = None,
+        merger: BlockMerger | None = None,
+        num_tokens: int | None = None,
+    ) -> Sequence[ReadOut]:
+        """The one output of a ViT, from the tokens after the final norm, as `BackboneProtocol` says."""
+        tokens, layout = self(x, windows, collector, merger)
+        if collector is None or self.normalizes_with_layers:
+            tokens = self.norm(tokens)
+        return [ReadOut(tokens, layout)]
+
+    def normalize_layer(self, tokens: Tensor) -> Tensor:
+        """The final norm, on the output of an intermediate block."""
+        return self.norm(tokens)
+
     def embed(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Tokens before the first block, of normalized images as in `forward`."""
         if self.patch_generator is not None:
@@ -160,9 +171,7 @@ class Backbone(TimmSurface):
         """Where all tokens see each other a block is called with them alone, so that users can put one of theirs
         there."""
         inputs = (tokens,) if attend is attend_all else (tokens, attend)
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return run_block(block, *inputs, checkpointing=self.grad_checkpointing)
 
     def _grid(self, x: Tensor, window: int = 1) -> Grid:
         """Patches down and across, written as whole windows so that a traced graph can divide them again."""

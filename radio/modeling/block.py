@@ -40,12 +40,12 @@ class LayerScale(nn.Module):
 class Mlp(nn.Module):
     """``fc2(norm(gelu(fc1(x))))``, with the exact GELU; the norm is the identity in most versions."""
 
-    def __init__(self, dim: int, hidden_dim: int, norm: bool) -> None:
+    def __init__(self, dim: int, hidden_dim: int, norm: bool, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = AdaptiveLinear(dim, hidden_dim)
+        self.fc1 = AdaptiveLinear(dim, hidden_dim, bias=bias)
         self.act = nn.GELU()
         self.norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
-        self.fc2 = AdaptiveLinear(hidden_dim, dim)
+        self.fc2 = AdaptiveLinear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.norm(self.act(self.fc1(x))))

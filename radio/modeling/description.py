@@ -101,8 +101,8 @@ class DescribedModel(nn.Module):
 
     @property
     def min_resolution_step(self) -> int:
-        """Height and width must be multiples of this: P, or P times the ViTDet window."""
-        return self.patch_size * (self.window_size or 1)
+        """Height and width must be multiples of this: P, or P times the ViTDet window; 32 for E-RADIO."""
+        return self._config.resolution_step * (self.window_size or 1)
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """The closest height and width, in pixels, that the model accepts.
@@ -113,7 +113,7 @@ class DescribedModel(nn.Module):
         return Resolution(*(max(round(side / step), 1) * step for side in (height, width)))
 
     def split_summary(self, summary: Tensor) -> dict[str, Tensor]:
-        """The part of a backbone summary (B, D) that belongs to each teacher, (B, C) each."""
+        """The part of a backbone summary (B, n·C) that belongs to each of its n teachers, (B, C) each."""
         known = dict(zip(self._config.summary_idxs, self._config.summary_names or ("summary",), strict=True))
         names = [known.get(number, f"token {number}") for number in self._summary_idxs]
-        return dict(zip(names, summary.split(self.embed_dim, dim=-1), strict=True))
+        return dict(zip(names, summary.chunk(len(names), dim=-1), strict=True))

@@ -9,7 +9,6 @@ from torch import nn
 from radio.modeling.block import Block
 from radio.modeling.heads import AttentionHead, MLPv1, MLPv2
 from radio.modeling.patch_generator import PatchGenerator
-from radio.modeling.timm_surface import ViT
 
 _KEPT_WHOLE = (Block, PatchGenerator, MLPv1, MLPv2, AttentionHead)
 """Modules with residual connections, or parameters of their own beside their parts."""
@@ -26,8 +25,12 @@ class FineTunable(nn.Module):
         return sorted({type(part).__name__ for part in self.modules() if isinstance(part, _KEPT_WHOLE)})
 
     @property
-    def backbone(self) -> ViT:
-        """The ViT itself, whatever the layout."""
+    def backbone(self) -> Any:
+        """The backbone itself, whatever the layout."""
+        raise NotImplementedError
+
+    def require(self, **asked: bool) -> None:
+        """Make sure that the backbone can do what is asked for."""
         raise NotImplementedError
 
     @property
@@ -67,10 +70,11 @@ class FineTunable(nn.Module):
             rate: Probability in the last block; it grows linearly from 0 in the first one. 0 switches it off.
 
         Raises:
-            ValueError: A rate below 0, or not below 1.
+            ValueError: A rate below 0, or not below 1; or a model without such blocks.
         """
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+        self.require(blocks=True)
         # Imported here because timm takes longer to import than a model to load.
         from timm.layers import DropPath
 

@@ -103,3 +103,18 @@ def check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among the allowed ones, with a message that lists them."""
     if value not in allowed:
         raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_num_tokens(num_tokens: int | None) -> None:
+    """Refuse a number of condensed tokens that is none.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is negative.
+    """
+    if num_tokens is None:
+        return
+    if isinstance(num_tokens, bool) or not isinstance(num_tokens, int | torch.SymInt):
+        raise TypeError(f"num_tokens must be a whole number or None, got {num_tokens!r}")
+    if num_tokens < 0:
+        raise ValueError(f"num_tokens must be at least 0, got {num_tokens}; None keeps all")

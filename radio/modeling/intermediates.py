@@ -76,6 +76,7 @@ class IntermediateCollector:
         self.taken = list(taken)
         self.last_block = self.taken[-1] if stop_early else depth - 1
         self.outputs: list[Tensor] = []
+        self.layouts: list[TokenLayout] = []
         self._normalizer = None if alpha_scheme == "none" else normalizer
         self._dense = aggregation == "dense"
         self._pre_alpha = alpha_scheme == "pre-alpha"
@@ -95,10 +96,14 @@ class IntermediateCollector:
         if self._dense:
             self._accumulate(block, group_end, tokens, layout)
             if block == group_end:
-                self.outputs.append(self._average())
+                self._take(self._average(), layout)
         elif block == group_end:
             normalized, alpha = self._normalize(block, block, tokens, layout)
-            self.outputs.append(normalized if alpha is None else normalized * alpha)
+            self._take(normalized if alpha is None else normalized * alpha, layout)
+
+    def _take(self, tokens: Tensor, layout: TokenLayout) -> None:
+        self.outputs.append(tokens)
+        self.layouts.append(layout)
 
     def _normalize(
         self, block: int, rotation: int, tokens: Tensor, layout: TokenLayout

@@ -11,15 +11,22 @@ from torch import Tensor, nn
 from radio.config import RadioConfig
 from radio.modeling.adaptors import AdaptorDict, build_adaptor
 from radio.modeling.assembly import SummaryRule, assemble_layer, assemble_outputs
-from radio.modeling.backbone import Backbone, DINOv2Backbone
+from radio.modeling.families import build_backbone
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.input_warnings import InputWarnings
-from radio.modeling.inputs import batches_of_one, check_choice, check_images, divide_into_passes
+from radio.modeling.inputs import (
+    batches_of_one,
+    check_choice,
+    check_images,
+    check_num_tokens,
+    divide_into_passes,
+)
 from radio.modeling.intermediates import Aggregation, AlphaScheme, IntermediateCollector, resolve_indices
-from radio.modeling.layout import TokenLayout
 from radio.modeling.normalizers import FeatureNormalizer, IntermediateFeatureNormalizer
-from radio.modeling.outputs import FeatureFormat, Grid, Output
+from radio.modeling.outputs import FeatureFormat, Grid
+from radio.modeling.protocol import ReadOut
 from radio.modeling.signatures import Merge, OutputT, TypedModel
+from radio.modeling.timm_surface import TimmSurface
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 from radio.modeling.token_merging.block_merger import BlockMerger
 from radio.modeling.token_merging.outputs import merge_intermediates, merge_output
@@ -57,7 +64,7 @@ class RADIONetwork(TypedModel[OutputT]):
         super().__init__()
         self.config = self._config = config
         self.input_conditioner: nn.Module = InputConditioner()
-        self.model = DINOv2Backbone(config) if config.layout == "dinov2" else Backbone(config)
+        self.model = build_backbone(config)
         self.feature_normalizer = FeatureNormalizer(config.embed_dim) if config.feature_normalizer else None
         self.inter_feature_normalizer = (
             IntermediateFeatureNormalizer(
@@ -70,6 +77,7 @@ class RADIONetwork(TypedModel[OutputT]):
         self.window_size = config.vitdet_window_size
         self.summary_idxs = config.summary_idxs
         self._warnings = InputWarnings()
+        self.require(windows=self.window_size is not None, adaptors=len(self.adaptors) > 0)
         self._schedule = window_schedule(config.depth, config.vitdet_num_global, config.vitdet_num_windowed)
 
     @property
@@ -77,13 +85,13 @@ class RADIONetwork(TypedModel[OutputT]):
         return SummaryRule(self.num_summary_tokens, self._config.summary_pool, self._summary_idxs)
 
     @property
-    def backbone(self) -> Backbone:
-        """The ViT itself, whatever the layout."""
-        return self.model.vit
+    def backbone(self) -> Any:
+        """The backbone itself, whatever the layout: a `radio.modeling.protocol.BackboneProtocol`."""
+        return self.model.vit if isinstance(self.model, TimmSurface) else self.model
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks."""
+        """The transformer blocks; a ViT and RADIO1D have some, E-RADIO does not."""
         return self.backbone.blocks
 
     @property
@@ -105,6 +113,7 @@ class RADIONetwork(TypedModel[OutputT]):
 
         Use it as ``with model.cpe_video_mode(t): ...``. At inference it changes nothing.
         """
+        self.require(video=True)
         generator = self.backbone.patch_generator
         return nullcontext() if generator is None else generator.video_mode(t)
 
@@ -117,6 +126,7 @@ class RADIONetwork(TypedModel[OutputT]):
         feature_fmt: FeatureFormat = "NLC",
         merge: Merge = None,
         tome: InNetworkMerging | None = None,
+        num_tokens: int | None = None,
     ) -> Any:
         """Summary and spatial features of images.
 
@@ -128,24 +138,31 @@ class RADIONetwork(TypedModel[OutputT]):
             merge: Merge the final features to fewer tokens, ``"NLC"`` only; for a list of images one for all or
                 one for each.
             tome: Merge tokens inside the network, which is faster and approximate; not with ViTDet windows.
+            num_tokens: RADIO1D only: how many condensed tokens K are kept. None, or more than there are, for all: a
+                quarter of the patches if the model merges once, rounded down.
 
         Returns:
             `RadioOutput` (summary (B, D), features); with adaptors a dict of them: ``"backbone"`` and one float32
             entry per adaptor. For a list of images, a list of such results, each with B = 1. With `merge`, or with
-            a `tome` that does not expand, there is a `MergedRadioOutput` in place of each `RadioOutput`.
+            a `tome` that does not expand, there is a `MergedRadioOutput` in place of each `RadioOutput`. A RADIO1D
+            model without a `neck_name` returns a dict of two such results: ``"encoder"`` (the condensed tokens,
+            features (B, K, 2C) if it merges once; no adaptors) and ``"decoder"``.
 
         Raises:
             TypeError: The input is not a floating-point tensor.
             ValueError: The shape or the combination of arguments is not supported; the message says which is.
         """
         self._check_request(x, feature_fmt, merge, tome)
+        self.require(num_tokens=num_tokens is not None, merge=merge is not None, nchw=feature_fmt == "NCHW")
+        check_num_tokens(num_tokens)
         results: list[Any] = []
         for images, merges in self._passes(x, merge):
             merger = self._block_merger(tome, images)
-            tokens, layout = self.backbone(images, self.windows, merger=merger)
-            outputs = self._outputs(self.backbone.norm(tokens), layout, feature_fmt)
+            read_outs = self.backbone.read(images, self.windows, merger=merger, num_tokens=num_tokens)
+            outputs = self._outputs(read_outs, feature_fmt)
             in_network = [None] * len(merges) if merger is None else merger.output_mergers()
-            results.extend(map(merge_output, outputs, layout.grids, merges, in_network))
+            grids = read_outs[-1].layout.grids
+            results.extend(map(merge_output, outputs, grids, merges, in_network))
         return results[0] if isinstance(x, Tensor) else results
 
     def forward_intermediates(
@@ -192,6 +209,13 @@ class RADIONetwork(TypedModel[OutputT]):
             ValueError: A shape, an index or a mode is not supported.
         """
         self._check_request(x, output_fmt, merge, tome)
+        self.require(
+            layers=True,
+            aggregation=aggregation != "sparse",
+            final_with_layers=not intermediates_only,
+            merge_layers=merge is not None,
+            nchw=output_fmt == "NCHW" and not intermediates_only,
+        )
         taken, depth = resolve_indices(indices, len(self.blocks)), len(self.blocks)
         stop = stop_early and intermediates_only
         results: list[Any] = []
@@ -200,18 +224,17 @@ class RADIONetwork(TypedModel[OutputT]):
                 taken, depth, self.inter_feature_normalizer, aggregation, norm_alpha_scheme, stop
             )
             merger = self._block_merger(tome, images)
-            tokens, layout = self.backbone(images, self.windows, collector, merger)
-            finals: Sequence[Output | None] = [None] * len(merges)
-            if not intermediates_only:
-                finals = self._outputs(self._final(tokens), layout, output_fmt)
-            layers = (self.backbone.norm(layer) if norm else layer for layer in collector.outputs)
+            read_outs = self.backbone.read(images, self.windows, collector, merger)
+            finals = [None] * len(merges) if intermediates_only else self._outputs(read_outs, output_fmt)
+            layers = (self.backbone.normalize_layer(layer) if norm else layer for layer in collector.outputs)
             per_layer = [
                 assemble_layer(layer, layout, self._summary_rule, output_fmt, return_prefix_tokens)
-                for layer in layers
+                for layer, layout in zip(layers, collector.layouts, strict=True)
             ]
             per_image = map(list, zip(*per_layer, strict=True))
             in_network = [None] * len(merges) if merger is None else merger.output_mergers()
-            results.extend(map(merge_intermediates, finals, per_image, layout.grids, merges, in_network))
+            grids = collector.layouts[-1].grids
+            results.extend(map(merge_intermediates, finals, per_image, grids, merges, in_network))
         if intermediates_only:
             results = [intermediates for _, intermediates in results]
         return results[0] if isinstance(x, Tensor) else results
@@ -227,6 +250,20 @@ class RADIONetwork(TypedModel[OutputT]):
         if self.training and self.backbone.patch_generator is not None:
             self._warnings.check_mode(self)
         check_merging(merge, tome, feature_fmt, isinstance(x, Tensor), self.window_size is not None)
+        self.require(windows=self.window_size is not None, tome=tome is not None)
+
+    def require(self, **asked: bool) -> None:
+        """Make sure that the backbone can do what is asked for.
+
+        Args:
+            asked: For each `radio.modeling.protocol.Option` whether it is asked for.
+
+        Raises:
+            ValueError: It cannot; the message says why, and what to do instead.
+        """
+        for option, wanted in asked.items():
+            if wanted and option in self.backbone.refuses:
+                raise ValueError(self.backbone.refuses[option])
 
     def _passes(
         self, x: Tensor | Sequence[Tensor], merge: Merge
@@ -237,6 +274,9 @@ class RADIONetwork(TypedModel[OutputT]):
             return
         images = [self._conditioned(image)[0] for image in batches_of_one(x)]
         merges = merging_per_image(merge, len(images))
+        if not self.backbone.packs:
+            yield from ((image.unsqueeze(0), [each]) for image, each in zip(images, merges, strict=True))
+            return
         lengths = [self.num_summary_tokens + h * w for h, w in self._grids(images)]
         token_bytes = 4 * self.embed_dim * self.dtype.itemsize
         for part in divide_into_passes(lengths, token_bytes, images[0].device):
@@ -262,11 +302,7 @@ class RADIONetwork(TypedModel[OutputT]):
     def _grids(self, images: Sequence[Tensor]) -> list[Grid]:
         return [(x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size) for x in images]
 
-    def _outputs(self, tokens: Tensor, layout: TokenLayout, feature_fmt: FeatureFormat) -> list[Output]:
+    def _outputs(self, read_outs: Sequence[ReadOut], feature_fmt: FeatureFormat) -> list[Any]:
         return assemble_outputs(
-            tokens, layout, self._summary_rule, self.feature_normalizer, self.adaptors, feature_fmt
+            read_outs, self._summary_rule, self.feature_normalizer, self.adaptors, feature_fmt
         )
-
-    def _final(self, tokens: Tensor) -> Tensor:
-        """The final tokens that come with intermediates."""
-        return tokens if self._config.layout == "dinov2" else self.backbone.norm(tokens)

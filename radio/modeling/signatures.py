@@ -26,7 +26,12 @@ class TypedModel(DescribedModel, FineTunable, Generic[OutputT]):
 
         @overload
         def __call__(
-            self, x: Tensor, feature_fmt: FeatureFormat = "NLC", merge: None = None, tome: None = None
+            self,
+            x: Tensor,
+            feature_fmt: FeatureFormat = "NLC",
+            merge: None = None,
+            tome: None = None,
+            num_tokens: int | None = None,
         ) -> OutputT: ...
         @overload
         def __call__(
@@ -35,6 +40,7 @@ class TypedModel(DescribedModel, FineTunable, Generic[OutputT]):
             feature_fmt: FeatureFormat = "NLC",
             merge: None = None,
             tome: None = None,
+            num_tokens: int | None = None,
         ) -> list[OutputT]: ...
         @overload
         def __call__(
@@ -59,5 +65,6 @@ class TypedModel(DescribedModel, FineTunable, Generic[OutputT]):
             feature_fmt: FeatureFormat = "NLC",
             merge: Merge = None,
             tome: InNetworkMerging | None = None,
+            num_tokens: int | None = None,
         ) -> Any: ...
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -106,6 +106,7 @@ def attention_maps(
 
 def _checked(model: RADIONetwork, image: Tensor, block: int) -> tuple[int, Windows | None]:
     """The block's number from the start, and the windows of the model."""
+    model.require(attention_maps=True)
     depth, step = len(model.blocks), model.min_resolution_step
     if not -depth <= block < depth:
         raise ValueError(f"there is no block {block}; the model has {depth}, numbered 0 to {depth - 1}")

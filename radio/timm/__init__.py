@@ -96,9 +96,9 @@ def _entry_point(release: Release) -> Callable[..., nn.Module]:
     return create
 
 
-_SUPPORTED = [release for release in RELEASES if release.supported]
-default_cfgs = generate_default_cfgs({timm_name(release): _pretrained_cfg(release) for release in _SUPPORTED})
+_VITS = [release for release in RELEASES if release.family == "vit"]
+default_cfgs = generate_default_cfgs({timm_name(release): _pretrained_cfg(release) for release in _VITS})
 """Read by timm's `register_model`."""
 
-for _release in _SUPPORTED:
+for _release in _VITS:
     globals()[timm_name(_release)] = register_model(_entry_point(_release))

@@ -67,6 +67,15 @@ def workshop(tmp_path_factory, reference) -> Path:
     return root
 
 
+FAMILIES = ("eradio", "radio1d_progressive")
+
+
+@pytest.fixture(scope="module")
+def families(reference) -> dict[str, dict]:
+    """The content of small good files of the other families."""
+    return {name: read_content(reference / name / "checkpoint.pth.tar") for name in FAMILIES}
+
+
 def _attempt(path: Path) -> str:
     """Load it; the only outcomes are a model whose weights can be read, and our own errors, in bounded time."""
     global _seen
@@ -244,6 +253,72 @@ def test_tensors_of_any_name_shape_and_type(workshop: Path, data: st.DataObject)
     torch.save(content, path)
     _attempt(path)
 
+
+@fuzz(25)
+@given(data=st.data())
+def test_tensors_of_the_other_families(
+    workshop: Path, families: dict[str, dict], data: st.DataObject
+) -> None:
+    content = dict(families[data.draw(st.sampled_from(FAMILIES))])
+    state = content["state_dict"] = dict(content["state_dict"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(state)))
+        action = data.draw(st.sampled_from(["replace", "replace", "drop", "rename"]))
+        if action == "replace":
+            shape, dtype = data.draw(SHAPES), data.draw(DTYPES)
+            state[name] = torch.zeros((), dtype=dtype).expand(shape)
+        elif action == "rename":
+            state[name.replace(*data.draw(st.sampled_from(FAMILY_RENAMES)))] = state.pop(name)
+        else:
+            del state[name]
+    path = workshop / "family.pth.tar"
+    path.unlink(missing_ok=True)
+    torch.save(content, path)
+    _attempt(path)
+
+
+FAMILY_RENAMES = [
+    *(("blocks.0", "blocks.x"), ("blocks.1", "blocks.99999999999999999999"), ("levels.2", "levels.-1")),
+    *(("attention_blocks.0", "attention_blocks.7"), ("pre_conv", "downsample_op"), ("m.0", "m.9")),
+    *(
+        ("downscale_blocks.0", "downscale_blocks.²"),
+        ("decoder.", ""),
+        ("neck_features_proj.1", "neck_features_proj."),
+    ),
+]
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_arguments_of_the_other_families(
+    workshop: Path, families: dict[str, dict], data: st.DataObject
+) -> None:
+    content = dict(families[data.draw(st.sampled_from(FAMILIES))])
+    args = Namespace()
+    vars(args).update(vars(content["args"]))
+    kwargs = dict(args.model_kwargs)
+    for _ in range(data.draw(st.integers(1, 2))):
+        name = data.draw(st.sampled_from(FAMILY_KWARGS))
+        kwargs[name] = data.draw(st.one_of(JUNK, NUMBERS, st.lists(NUMBERS, max_size=3)))
+    args.model_kwargs = data.draw(st.sampled_from([kwargs, kwargs, kwargs, None, [], "x"]))
+    content["args"] = args
+    path = workshop / "family.pth.tar"
+    path.unlink(missing_ok=True)
+    torch.save(content, path)
+    _attempt(path)
+
+
+FAMILY_KWARGS = (
+    *(
+        "num_heads",
+        "num_cls_tokens",
+        "num_registers",
+        "register_multiple",
+        "downscale_levels",
+        "cpe_max_size",
+    ),
+    *("decoder_upscale_levels", "progressive_reduction", "use_shift", "qk_norm", "embed_dim"),
+)
 
 RENAMES = [
     *(("blocks.0", "blocks.x"), ("blocks.1", "blocks.99999999999999999999"), ("blocks.2", "blocks.-1")),

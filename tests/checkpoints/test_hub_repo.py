@@ -199,12 +199,54 @@ def test_a_missing_shard_is_named(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}, {"a": ".."}, {"a": ""}, {"a": "/etc/passwd"}])
-def test_a_bad_index(folder, weight_map):
-    """Shards are looked for in the folder itself, wherever the index points."""
+@pytest.mark.parametrize("weight_map", [None, [], {}, {"a": 1}])
+def test_an_index_without_a_map(folder, weight_map):
     _shard(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="no usable 'weight_map'"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "..",
+            "",
+            ".",
+            "/etc/passwd",
+            "../model-00001-of-00002.safetensors",
+            "x/model-00001-of-00002.safetensors",
+        ),
+        *(
+            "..\\model.safetensors",
+            "C:model.safetensors",
+            "evil.bin",
+            ".hidden.safetensors",
+            "a\0.safetensors",
+        ),
+        *("\nmodel.safetensors", "model.safetensors\n"),
+    ],
+)
+def test_shards_lie_beside_their_index(folder, name):
+    """An index is made by others: it names safetensors files of its own folder, or nothing is read."""
+    _shard(folder)
+    (folder.parent / "model-00001-of-00002.safetensors").write_bytes(b"secret")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["a"] = name
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="only a safetensors file beside it"):
+        load_model(folder)
+
+
+def test_a_tensor_in_two_shards(folder):
+    _shard(folder)
+    second = folder / "model-00002-of-00002.safetensors"
+    first = load_file(folder / "model-00001-of-00002.safetensors")
+    name, value = next(iter(first.items()))
+    save_file({**load_file(second), name: value + 1}, folder / "again.safetensors")
+    (folder / "again.safetensors").replace(second)
+    with pytest.raises(CheckpointError, match="in more than one file"):
         load_model(folder)
 
 

@@ -207,7 +207,11 @@ def test_everything_that_released_files_hold_is_read(content, good):
             lambda c: vars(c["args"]).update(model="resnet50", model_kwargs=None),
             "unknown architecture 'resnet50'; supported: vit_base",
         ),
-        (lambda c: vars(c["args"]).update(model="eradio"), "E-RADIO .*not supported"),
+        (lambda c: vars(c["args"]).update(model="eradio"), "patch_embed.conv_down.0.conv.weight' is missing"),
+        (
+            lambda c: vars(c["args"]).update(model="radio1d_huge_patch16_224"),
+            "has no cpe_max_size; a RADIO1D without CPE",
+        ),
         (lambda c: vars(c["args"]).update(model=None), "must name an architecture"),
         (lambda c: vars(c["args"]).pop("model"), "must name an architecture"),
         (

@@ -180,8 +180,8 @@ def test_info_of_a_file_a_folder_and_a_version(
     text = capsys.readouterr().out
     assert "not on this machine" in text
     assert "siglip2-g, dino_v3, sam3" in text
-    assert main(["info", "e-radio_v2"]) == 0
-    assert "not supported" in capsys.readouterr().out
+    assert main(["info", "c-radio_v4-1d-h"]) == 0
+    assert "1.5B" in capsys.readouterr().out
 
 
 def test_info_lists_tensors(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,8 +81,9 @@ def merge_output(
     output: Output, grid: Grid, merge: TokenMerging | None, in_network: OutputMerger | None
 ) -> Output | MergedOutput:
     """An output with merged features: as `merge` decides on them, as the network merged, or as it is."""
-    merger = _merger(backbone_output(output).features, grid, merge, in_network)
-    return output if merger is None else merger.apply(output)
+    if merge is None and in_network is None:
+        return output
+    return _merger(backbone_output(output).features, grid, merge, in_network).apply(output)
 
 
 def merge_intermediates(
@@ -94,14 +95,17 @@ def merge_intermediates(
 ) -> tuple[Output | MergedOutput | None, Intermediates]:
     """The same for intermediates; what merges is decided once, on the final output or, without one, the last of
     them."""
+    if merge is None and in_network is None:
+        return final, intermediates
     last = intermediates[-1] if final is None else backbone_output(final)
     merger = _merger(last.features if isinstance(last, RadioOutput) else last, grid, merge, in_network)
-    if merger is None:
-        return final, intermediates
     return None if final is None else merger.apply(final), [merger.apply(each) for each in intermediates]
 
 
 def _merger(
     features: Tensor, grid: Grid, merge: TokenMerging | None, in_network: OutputMerger | None
-) -> OutputMerger | None:
-    return in_network if merge is None else OutputMerger(merge.plan(features, grid), merge.mode)
+) -> OutputMerger:
+    if merge is not None:
+        return OutputMerger(merge.plan(features, grid), merge.mode)
+    assert in_network is not None
+    return in_network
