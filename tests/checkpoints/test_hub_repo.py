@@ -199,7 +199,7 @@ def test_a_missing_shard_is_named(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("weight_map", [None, [], {}, {"a": 1}])
+@pytest.mark.parametrize("weight_map", [None, [], {}])
 def test_an_index_without_a_map(folder, weight_map):
     _shard(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -235,7 +235,7 @@ def test_shards_lie_beside_their_index(folder, name):
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"]["a"] = name
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="only a safetensors file beside it"):
+    with pytest.raises(CheckpointError, match="no name of a weights file in the same folder"):
         load_model(folder)
 
 
