@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
             teacher = _open(args.teacher, args.teacher_option, args.device, None)
             curve = evaluation.mode_switching(backbone, teacher, images, args.sides)
             results["mode_switching"] = curve
-            results["max_over_min"] = max(curve.values()) / min(curve.values())
+            results["max_over_min"] = max(curve.values()) / max(min(curve.values()), 1e-12)
     print_result(args, results, table_lines(_rows(results)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from radio.cli.common import print_result
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output is not None:
         recipe = dataclasses.replace(recipe, output=str(args.output))
     distill(recipe, stop_after=args.stop_after)
+    if os.environ.get("RANK", "0") != "0":  # the first of torchrun's processes speaks for all
+        return
     folder = Path(recipe.output)
     written = {"model": folder / "model", "curves": folder / "curves.csv"}
     print_result(args, written, [f"wrote {path}" for path in written.values()])
