@@ -103,17 +103,24 @@ def make_run(args: argparse.Namespace, folder: Path, **changes: Any) -> tuple[Ru
 
 
 class PlainLoop:
-    """The same step, written out: no statistics, no schedules, targets standardized beforehand."""
+    """The same step, written out, with no statistics or schedules; targets are standardized before or in every step."""
 
-    def __init__(self, run: Run, batch: Batch, args: argparse.Namespace) -> None:
+    def __init__(self, run: Run, batch: Batch, args: argparse.Namespace, every_step: bool) -> None:
         self.student = copy.deepcopy(run.student)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-3, weight_decay=0.02)
         self.pixels, self.args = batch.pixels, args
-        self.goals = {}
-        for each in run.objectives:
-            output = each.teacher(batch.pixels)
-            balanced = each.standardization.standardize(output.features.movedim(1, -1)).movedim(-1, 1)
-            self.goals[each.name] = (output.summary, balanced.contiguous())
+        self.run = run
+        self.goals = None if every_step else self.standardized()
+
+    def standardized(self) -> dict[str, tuple[Tensor | None, Tensor]]:
+        """Every teacher's summary and balanced features."""
+        goals = {}
+        for each in self.run.objectives:
+            output = each.teacher(self.pixels)
+            features = output.features.movedim(1, -1)
+            balanced = each.standardization.standardize(features, torch.float32).movedim(-1, 1)
+            goals[each.name] = (output.summary, balanced)
+        return goals
 
     def __call__(self) -> float:
         """One step; its loss."""
@@ -121,8 +128,9 @@ class PlainLoop:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             outputs = self.student(self.pixels.to(device), feature_fmt="NCHW")
         losses = []
-        for name, (summary, features) in self.goals.items():
-            losses.append(F.mse_loss(outputs[name].features.float(), features))
+        for name, (summary, features) in (self.goals or self.standardized()).items():
+            ours = F.interpolate(outputs[name].features.float(), features.shape[2:], mode="bilinear")
+            losses.append(F.mse_loss(ours, features))
             losses.append((1 - F.cosine_similarity(outputs[name].summary.float(), summary)).mean())
         loss = torch.stack(losses).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -136,16 +144,22 @@ def overhead(args: argparse.Namespace) -> None:
     """Our step against the plain one."""
     with tempfile.TemporaryDirectory() as folder:
         run, step, batch = make_run(args, Path(folder))
-        plain = PlainLoop(run, batch, args)
+        plain = PlainLoop(run, batch, args, every_step=False)
+        standardizing = PlainLoop(run, batch, args, every_step=True)
         run.student.eval()  # no random positions, so that both can be compared
         plain.student.eval()
-        ours = sum(run._step(step, batch).values())
+        ours = float(sum(run._step(step, batch).values()))
         theirs = plain()
         if abs(ours - theirs) > 1e-3 * abs(theirs):
             raise SystemExit(f"the two loops differ: a loss of {ours} against {theirs}")
         run.student.train()
         plain.student.train()
-        calls = {"radio": lambda: run._step(step, batch), "plain": plain}
+        standardizing.student.train()
+        calls = {
+            "radio": lambda: run._step(step, batch),
+            "plain": plain,
+            "plain, standardizing targets in every step": standardizing,
+        }
         seconds = interleaved(calls, args.rounds, CLOCKS[args.clock])
     print_table("Steps with cached teachers", ["loop", "images/s", "time / plain loop"])
     for name, values in seconds.items():

@@ -25,7 +25,13 @@ from radio.training.curves import Curves
 from radio.training.data import Batch, batches, open_images
 from radio.training.losses import AdaLoss, drop_teachers
 from radio.training.objective import Objective, cut_out
-from radio.training.parallel import mean_over_processes, restore_state, spread, whole_state
+from radio.training.parallel import (
+    average_by_key,
+    mean_over_processes,
+    restore_state,
+    spread,
+    whole_state,
+)
 from radio.training.plan import Step, plan_steps
 from radio.training.recipe import Recipe, read_recipe
 from radio.training.saving import export_student, fingerprint, read_checkpoint, write_checkpoint
@@ -133,11 +139,12 @@ class Run:
             bar.update()
             if done % recipe.log_every == 0 or done == total:
                 now = time.perf_counter()
-                images = len(batch.names) * self.processes.size * (done - logged)
-                losses["", 0, "images_per_second"] = images / (now - clock)
-                losses["", 0, "rate"] = self.optimizer.param_groups[0]["lr"]
-                losses["", 0, "skipped_images"] = self.processes.sum([self.skipped])[0]
-                curves.add(done, step.stage, losses)
+                images = self.processes.sum([len(batch.pixels)])[0] * (done - logged)
+                numbers = average_by_key({key: float(value) for key, value in losses.items()})
+                numbers["", 0, "images_per_second"] = images / (now - clock)
+                numbers["", 0, "rate"] = self.optimizer.param_groups[0]["lr"]
+                numbers["", 0, "skipped_images"] = self.processes.sum([self.skipped])[0]
+                curves.add(done, step.stage, numbers)
                 bar.set_postfix(loss=f"{self.average:.3f}")
                 clock, logged = now, done
             every = recipe.evaluation.every
@@ -151,8 +158,8 @@ class Run:
         self.student.window_size = None
         return self.student.eval()
 
-    def _step(self, step: Step, batch: Batch) -> dict[tuple[str, int, str], float]:
-        """Learn from one batch; the losses by teacher, resolution and kind."""
+    def _step(self, step: Step, batch: Batch) -> dict[tuple[str, int, str], Tensor]:
+        """Learn from one batch; this process's losses by teacher, resolution and kind."""
         recipe, stage = self.recipe, self.recipe.stages[step.stage]
         self.skipped += batch.skipped
         generator = torch.Generator().manual_seed(chance(recipe.seed, step.number).getrandbits(63))
@@ -199,7 +206,7 @@ class Run:
             torch.stack(weighted).sum().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), recipe.optimizer.clip)
         self.optimizer.step()
-        return {(name, step.student_side, kind): values[name, kind] for name, kind in losses}
+        return {(name, step.student_side, kind): value.detach() for (name, kind), value in losses.items()}
 
     def objective(self, name: str) -> Objective:
         """The teacher of that name."""

@@ -57,3 +57,16 @@ def mean_over_processes(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values = values / dist.get_world_size()
     return values
+
+
+def average_by_key(values: dict[Any, float]) -> dict[Any, float]:
+    """The numbers of all processes by their keys, in every one; the mean over those processes that have a key."""
+    if not dist.is_initialized():
+        return values
+    everyone: list[dict[Any, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, values)
+    found: dict[Any, list[float]] = {}
+    for each in everyone:
+        for key, value in each.items():
+            found.setdefault(key, []).append(value)
+    return {key: sum(numbers) / len(numbers) for key, numbers in found.items()}

@@ -50,6 +50,7 @@ class Standardization:
         self.statistics = RunningStatistics(channels)
         self.scale = 0.0
         self._mean = self._forward = self._backward = torch.empty(0, dtype=torch.float64)
+        self._placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def is_fitted(self) -> bool:
@@ -99,6 +100,7 @@ class Standardization:
             dist.broadcast_object_list(maps, group=group, group_src=0)
         self.scale = scale
         self._mean, self._forward, self._backward = maps
+        self._placed = {}
         return self
 
     def standardize(self, y: Tensor, compute_dtype: torch.dtype | None = None) -> Tensor:
@@ -173,6 +175,7 @@ class Standardization:
         self._mean, self._forward, self._backward = (
             state[name] for name in ("map_mean", "map_forward", "map_backward")
         )
+        self._placed = {}
 
     def _check(self, channels: int) -> None:
         if not self.is_fitted:
@@ -184,7 +187,10 @@ class Standardization:
         self._check(y.shape[-1])
         device, wide = y.device, y.device.type == "cpu" or y.dtype == torch.float64
         dtype = dtype or (torch.float64 if wide else torch.float32)
-        return self._mean.to(device, dtype), self._forward.to(device, dtype), self._backward.to(device, dtype)
+        if (device, dtype) not in self._placed:
+            maps = (self._mean, self._forward, self._backward)
+            self._placed[device, dtype] = tuple(each.to(device, dtype) for each in maps)  # type: ignore[assignment]
+        return self._placed[device, dtype]
 
 
 class PHIStandardization(Standardization):
