@@ -185,7 +185,7 @@ class Run:
         # All chance follows from the step, so that a run that goes on draws what it would have drawn.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(chance(recipe.seed, step.number, 4, self.processes.rank).getrandbits(63))
+            self._seed(chance(recipe.seed, step.number, 4, self.processes.rank).getrandbits(63))
             with self._autocast():
                 outputs = self.model(seen_pixels, feature_fmt="NCHW")
             losses = {
@@ -258,6 +258,12 @@ class Run:
                 f"{self.average / self.best:.1f} times its best value {self.best:.3g}; lower optimizer.rate, or raise "
                 "divergence in the recipe; the last checkpoint is kept"
             )
+
+    def _seed(self, seed: int) -> None:
+        """Seed the generators in use; `torch.manual_seed` takes longer, for those of every kind of device."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _autocast(self) -> Any:
         if self.recipe.precision == "float32":
