@@ -72,6 +72,25 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [heading for heading, code in sections.items() if code]
 
 
+def test_lora_with_gradient_checkpointing() -> None:
+    """The adapters of the first block get the same gradients, though no input of it has one."""
+    from peft import LoraConfig, get_peft_model
+
+    def gradients(checkpointing: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = load_model(CHECKPOINT, device="cpu")
+        model.set_grad_checkpointing(checkpointing)
+        lora = get_peft_model(model, LoraConfig(target_modules=["attn.qkv"], init_lora_weights=False))
+        assert lora.is_gradient_checkpointing == checkpointing
+        lora(torch.ones(1, 3, 64, 64)).features.square().mean().backward()
+        return [p.grad for p in lora.parameters() if p.requires_grad]
+
+    with_them, without = gradients(True), gradients(False)
+    assert len(with_them) == 24
+    torch.testing.assert_close(with_them, without)
+    assert all(gradient.abs().sum() > 0 for gradient in with_them)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["DistributedDataParallel", "fully_shard"])
 def test_two_processes(way: str, tmp_path: Path) -> None:
@@ -81,6 +100,7 @@ def test_two_processes(way: str, tmp_path: Path) -> None:
     (script,) = [part for part in scripts if way in part]
     start = f"{GIVEN}\nimport os\nimport torch\nfrom radio import load_model\n"
     start += "torch.manual_seed(int(os.environ['RANK']))\n"
+    script = script.replace("whole = get_", "model.forward_intermediates(images, 2)\nwhole = get_")
     end = "\nassert all(p.grad is not None for p in model.parameters())\n"
     (tmp_path / "train.py").write_text(start + script + end)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -17,6 +17,7 @@ from accelerate import (
     load_checkpoint_and_dispatch,
 )
 from accelerate.hooks import remove_hook_from_submodules
+from accelerate.utils.dataclasses import get_module_class_from_name
 from safetensors.torch import save_file
 
 from radio import RADIOModel, load_model
@@ -117,6 +118,14 @@ def test_outputs_are_equal(reference: Path, tmp_path: Path, layout: str, method:
         assert (method == "chain") != any(p.device.type == "meta" for p in model.parameters())
         assert (model.device, model.dtype) == (CPU, torch.float32)
         torch.testing.assert_close(_everything(model), expected, rtol=0, atol=0)
+
+
+def test_classes_that_stay_whole(reference: Path) -> None:
+    """accelerate looks each of them up in the model, for FSDP as well."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", adaptors="clip", device="cpu")
+    assert model._no_split_modules == ["Block", "MLPv2", "PatchGenerator"]
+    for name in model._no_split_modules:
+        assert get_module_class_from_name(model, name).__name__ == name
 
 
 def test_text(reference: Path, text_towers: dict[str, Path]) -> None:
