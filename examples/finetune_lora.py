@@ -38,7 +38,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += float(loss) * len(batch.positions)
+        total += loss.item() * len(batch.positions)
     return total / len(data)
 
 
