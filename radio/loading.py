@@ -97,7 +97,9 @@ def load_model(
 
     Args:
         version_or_path: A released version (``"radio_v2.5-l"``), a Hub repository (``"nvidia/C-RADIOv3-B"``), a local
-            torch file (``*.pth.tar``) or a local folder with ``config.json`` and ``model.safetensors``.
+            torch file (``*.pth.tar``) or a local folder with ``config.json`` and ``model.safetensors``; also those of
+            training programs, of transformers' ``RadioModel`` and of larger models with a RADIO tower
+            (docs/interchange.md).
         adaptors: Names of the teacher adaptors to build, e.g. ``["clip", "sam"]``.
         device: ``"auto"`` for an accelerator where there is one, or a torch device.
         dtype: ``"auto"`` for the dtype that the checkpoint names, or ``"float32"``, ``"bfloat16"``, ``"float16"``,

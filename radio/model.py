@@ -155,7 +155,8 @@ class RADIOModel(RADIONetwork[OutputT]):
         """Write ``config.json`` and ``model.safetensors`` in the Hub layout.
 
         ``load_model(folder)`` reads them back bit for bit. Only adaptors that are built are written; to convert a
-        file with all of its adaptors use ``radio convert``.
+        file with all of its adaptors use ``radio convert``. transformers' ``RadioModel`` opens the folder too, where
+        that class can hold the model (docs/interchange.md).
 
         Args:
             folder: Made if it does not exist.

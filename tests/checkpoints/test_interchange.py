@@ -104,13 +104,13 @@ def test_what_is_saved_opens_in_transformers_and_comes_back(reference, name, tmp
     ],
     ids=lambda fields: "-".join(fields) or "plain",
 )
-@pytest.mark.parametrize("original", [True, False], ids=["released_names", "own_names"])
-def test_what_transformers_saved_loads_and_goes_back(fields, original, tmp_path):
+def test_what_transformers_saved_loads_and_goes_back(fields, tmp_path):
     native = _random_native(**fields)
-    native.save_pretrained(tmp_path / "theirs", save_original_format=original)
-    model = load_model(tmp_path / "theirs", device="cpu")
-    assert not model.config.layer_scale  # transformers writes ones, which do nothing
-    _assert_equal(model, native)
+    for original in (False, True):  # transformers' own names of the tensors, and the released ones
+        native.save_pretrained(tmp_path / f"theirs{original}", save_original_format=original)
+        model = load_model(tmp_path / f"theirs{original}", device="cpu")
+        assert not model.config.layer_scale  # transformers writes ones, which do nothing
+        _assert_equal(model, native, sizes=((6, 8),))
     model.save_pretrained(tmp_path / "ours")
     _assert_equal(model, _native(tmp_path / "ours"))
 

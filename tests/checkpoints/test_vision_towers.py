@@ -139,8 +139,9 @@ def test_a_tower_whose_tensors_are_not_there(tower, tmp_path):
         load_model(tmp_path, device="cpu")
 
 
-@pytest.mark.parametrize("size", ["1GB", "20KB"], ids=["one_file", "shards"])
-@pytest.mark.parametrize("original", [True, False], ids=["released_names", "own_names"])
+@pytest.mark.parametrize(
+    ("size", "original"), [("1GB", True), ("20KB", False)], ids=["one_file", "shards_own_names"]
+)
 def test_the_tower_of_a_real_vlm_of_transformers(size, original, tmp_path):
     """It leaves the normalization to its preprocessor: the constants are those of its config."""
     transformers = pytest.importorskip("transformers", minversion="5.24")
