@@ -184,6 +184,8 @@ class RADIOModel(RADIONetwork[OutputT]):
         config = replace(
             self._config,
             adaptors=built,
+            depth=len(self.backbone.blocks),
+            summary_idxs=self._summary_idxs,
             dtype=str(self.dtype).removeprefix("torch."),
             vitdet_window_size=self.window_size,
         )

@@ -65,6 +65,21 @@ def test_the_dtype_is_that_of_the_weights(reference, tmp_path):
     assert again.dtype == torch.float32 and torch.equal(again(X).features, model(X).features)
 
 
+def test_a_model_with_blocks_cut_off_and_another_summary(reference, tmp_path, caplog):
+    """In a folder, in a file with the config that the model came with, and in transformers' class."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    model.model.blocks = model.model.blocks[:5]
+    torch.save({"state_dict": model.state_dict(), "config": model.config.to_dict()}, tmp_path / "cut.pth")
+    again = load_model(tmp_path / "cut.pth", device="cpu")
+    assert "says 12 blocks, it holds the first 5" in caplog.text
+    assert torch.equal(again(X).features, model(X).features)
+    model.summary_idxs = torch.tensor([2, 0])
+    model.save_pretrained(tmp_path / "cut")
+    again = load_model(tmp_path / "cut", device="cpu")
+    assert torch.equal(again(X).summary, model(X).summary)
+    assert again.config.summary_names == ("clip", "dino_v2")[::-1]
+
+
 def test_settings_travel(reference, tmp_path):
     model = load_model(
         reference / "v2_5" / "checkpoint.pth.tar",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +20,8 @@ from radio.checkpoints.raw import RawCheckpoint
 from radio.checkpoints.torch_file import from_released_names, plain_tensors, read_torch_content
 from radio.config import RadioConfig
 from radio.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 
 def read_repository(path: Path) -> RawCheckpoint:
@@ -78,13 +82,18 @@ def check_stated(described: RadioConfig, stated: RadioConfig | None, source: str
     """What a file's own `RadioConfig` says must be what its tensors show.
 
     Its adaptors may be more than the file holds, its dtype is that of the file it was first read from, and the
-    version may be known by the name of the file.
+    version may be known by the name of the file. Blocks may have been cut off the model since it had its config.
 
     Raises:
         CheckpointError: They differ; the message names the field.
     """
     if stated is None:
         return
+    if described.depth < stated.depth:
+        logger.warning(
+            "%s: its config says %d blocks, it holds the first %d", source, stated.depth, described.depth
+        )
+        stated = replace(stated, depth=described.depth)
     shown = described.to_dict()
     for name, value in stated.to_dict().items():
         if name not in ("adaptors", "dtype", "version") and shown[name] != value:
