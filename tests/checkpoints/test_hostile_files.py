@@ -357,7 +357,7 @@ def test_names_of_shards_stay_in_their_folder(reference, tmp_path, name):
     shutil.copy(reference / "hf_repo" / "config.json", folder)
     shutil.copy(reference / "hf_repo" / "model.safetensors", tmp_path / "model.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-    refused(folder, "no name of a safetensors file in the same folder")
+    refused(folder, "no name of a weights file in the same folder")
 
 
 @pytest.mark.parametrize(
