@@ -142,8 +142,9 @@ def shard_names(index: Path, description: Description | None = None) -> list[str
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index} has no usable 'weight_map'")
+    suffix = ".bin" if index.name == OLD_INDEX else ".safetensors"
     for name in names.values():
-        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+        if not isinstance(name, str) or not _SHARD.fullmatch(name) or not name.endswith(suffix):
             raise CheckpointError(
                 f"{index} names {brief(name)}, which is no name of a weights file in the same folder"
             )
