@@ -103,8 +103,10 @@ class Listing:
         result = hashlib.sha256()
         for start in range(0, len(self), _CHUNK):
             for column in self.table.slice(start, _CHUNK).columns:
-                values = column.to_pylist()
-                result.update(repr(values).encode("utf-8", "backslashreplace"))
+                if pa.types.is_integer(column.type):
+                    result.update(column.to_numpy().tobytes())
+                else:  # no name has a NUL in it
+                    result.update(b"\0".join(column.cast(pa.binary()).to_pylist()))
         return result.hexdigest()
 
     def write(self, path: Path) -> None:
