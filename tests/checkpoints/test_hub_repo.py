@@ -221,7 +221,6 @@ def test_an_index_without_a_map(folder, weight_map):
         *(
             "..\\model.safetensors",
             "C:model.safetensors",
-            "evil.bin",
             ".hidden.safetensors",
             "a\0.safetensors",
         ),
