@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from radio.errors import unknown_argument
-from radio.loading import LoadOptions
+from radio.opening import LoadOptions
 
 _OWN = ("version", "progress", "adaptor_names", "vitdet_window_size", "return_checkpoint", "device", "dtype")
 _OF_TORCH_HUB = ("force_reload", "skip_validation", "source", "trust_repo", "verbose")

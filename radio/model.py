@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from typing_extensions import Self, Unpack
 
 from radio.catalog import Release
 from radio.checkpoints import write_hub_repo
@@ -25,6 +26,7 @@ from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.placement import is_offloaded
 from radio.modeling.signatures import OutputT
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
+from radio.opening import LoadOptions, open_model
 
 
 class RADIOModel(RADIONetwork[OutputT]):
@@ -192,11 +194,18 @@ class RADIOModel(RADIONetwork[OutputT]):
         write_hub_repo(folder, config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, version_or_path: str | Path, **options: Any) -> RADIOModel:
-        """The same as `radio.load_model`, under the name that Hub users expect."""
-        from radio.loading import load_model
-
-        return load_model(version_or_path, **options)
+    def from_pretrained(
+        cls,
+        version_or_path: str | Path,
+        adaptors: str | Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        **options: Unpack[LoadOptions],
+    ) -> Self:
+        """The same as `radio.load_model`, under the name that Hub users expect; a subclass gives its own kind."""
+        model, checkpoint = open_model(cls, version_or_path, adaptors, device, dtype, **options)
+        model.checkpoint_path, model.release = checkpoint.path, checkpoint.release
+        return model
 
     def push_to_hub(
         self,

@@ -21,7 +21,7 @@ from accelerate.utils.dataclasses import get_module_class_from_name
 from safetensors.torch import save_file
 
 from radio import RADIOModel, load_model
-from radio.loading import open_checkpoint
+from radio.opening import open_checkpoint
 
 CPU = torch.device("cpu")
 Offload = Callable[[RADIOModel, Path], RADIOModel]
@@ -118,6 +118,19 @@ def test_outputs_are_equal(reference: Path, tmp_path: Path, layout: str, method:
         assert (method == "chain") != any(p.device.type == "meta" for p in model.parameters())
         assert (model.device, model.dtype) == (CPU, torch.float32)
         torch.testing.assert_close(_everything(model), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["cpu", "half"])
+@pytest.mark.parametrize("layout", ["eradio", "radio1d"])
+def test_other_families(reference: Path, tmp_path: Path, layout: str, method: str) -> None:
+    path = reference / layout / "checkpoint.pth.tar"
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = load_model(path, device="cpu")(images)
+        model = METHODS[method](load_model(path, device="cpu"), tmp_path)
+        assert any(p.device.type == "meta" for p in model.parameters())
+        for _ in range(2):
+            torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
 
 
 def test_classes_that_stay_whole(reference: Path) -> None:

@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
 
     from radio.checkpoints import write_hub_repo
     from radio.checkpoints.build import build_model
-    from radio.loading import open_checkpoint
     from radio.modeling.network import RADIONetwork
+    from radio.opening import open_checkpoint
 
     output = Path(args.output)
     if output.exists() and not output.is_dir():

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.catalog import find_release
     from radio.download import DownloadOptions
     from radio.errors import DownloadError
-    from radio.loading import open_checkpoint
+    from radio.opening import open_checkpoint
 
     release = find_release(args.model)
     try:

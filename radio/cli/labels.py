@@ -77,7 +77,7 @@ def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
 
 
 def _choose_adaptor(model: str) -> str:
-    from radio.loading import open_checkpoint
+    from radio.opening import open_checkpoint
 
     adaptors = open_checkpoint(model).config.adaptors
     names = [adaptor.name for adaptor in adaptors if adaptor.has_text]

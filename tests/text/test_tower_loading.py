@@ -49,7 +49,7 @@ def test_a_siglip2_tower_for_an_adaptor_of_that_type(reference, text_towers):
     from dataclasses import replace
 
     from radio.checkpoints.build import build_model
-    from radio.loading import open_checkpoint
+    from radio.opening import open_checkpoint
     from radio.text import text_encoder_for
 
     checkpoint = open_checkpoint(reference / "v2_5" / "checkpoint.pth.tar")

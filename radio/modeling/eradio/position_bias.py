@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radio.modeling.placement import compute_device
+
 _KEPT_BYTES = 16 * 2**20
 """A bias larger than this is computed anew each time: windows of more than 22 positions with 16 heads."""
+
+
+class WideLinear(nn.Linear):
+    """A linear layer that computes in the dtype of its input, whatever its weights have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class PositionBias(nn.Module):
@@ -33,7 +42,7 @@ class PositionBias(nn.Module):
         self.window_size = window_size
         offsets = 2 * window_size - 1
         self.register_buffer("relative_coords_table", torch.empty(1, offsets, offsets, 2))
-        first, second = nn.Linear(2, hidden_dim), nn.Linear(hidden_dim, num_heads, bias=False)
+        first, second = WideLinear(2, hidden_dim), WideLinear(hidden_dim, num_heads, bias=False)
         self.cpb_mlp = nn.Sequential(first, nn.ReLU(), second)
         self._kept: dict[int, Tensor] = {}
         self._kept_for: tuple | None = None
@@ -58,19 +67,17 @@ class PositionBias(nn.Module):
         return bias
 
     def _identity_of_weights(self) -> tuple | None:
-        """Equal as long as the weights are; None where PyTorch does not count their changes."""
+        """Equal as long as the weights are; None where PyTorch does not count their changes, or they are offloaded."""
         weights = list(self.cpb_mlp.parameters())
-        if any(weight.is_inference() for weight in weights):
+        if any(weight.is_inference() or weight.is_meta for weight in weights):
             return None
         return tuple((weight.data_ptr(), weight._version, weight.device, weight.dtype) for weight in weights)
 
     def _compute(self, side: int) -> Tensor:
-        weight, bias, last = self.cpb_mlp.parameters()
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        offsets = self._offsets(side, weight.device, dtype)
-        hidden = F.linear(offsets, weight.to(dtype), bias.to(dtype)).relu()
-        by_offset = 16 * F.linear(hidden, last.to(dtype)).sigmoid()
-        return by_offset[offset_of_pairs(side, weight.device)].permute(2, 0, 1).unsqueeze(0).contiguous()
+        device = compute_device(self.cpb_mlp)
+        dtype = torch.promote_types(next(self.cpb_mlp.parameters()).dtype, torch.float32)
+        by_offset = 16 * self.cpb_mlp(self._offsets(side, device, dtype)).sigmoid()
+        return by_offset[offset_of_pairs(side, device)].permute(2, 0, 1).unsqueeze(0).contiguous()
 
     def _offsets(self, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Every offset (down, across) on a logarithmic scale, ((2·side − 1)², 2)."""

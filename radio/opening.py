@@ -1,0 +1,231 @@
+"""From a name to a model: catalog, download, checkpoint, device and dtype."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from typing_extensions import Unpack
+
+from radio.catalog import find_release, get_release
+from radio.checkpoints import Checkpoint, read_checkpoint
+from radio.checkpoints.build import build_model
+from radio.checkpoints.guard import listing
+from radio.checkpoints.settings import Settings
+from radio.config import Neck, WindowRule
+from radio.devices import best_device
+from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
+from radio.errors import unknown_argument
+from radio.modeling.network import RADIONetwork
+from radio.text import text_encoder_for
+
+logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=RADIONetwork)
+TextWeights = str | Path | Mapping[str, str | Path]
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "pos_embed_align_corners": ((bool,), "True or False"),
+    "eradio_window_size": ((int, str), "a whole number or the name of a rule"),
+    "neck_name": ((str,), "the name of an output, or None for both"),
+}
+_CHOICES = (
+    "vitdet_window_size",
+    "vitdet_num_global",
+    "vitdet_num_windowed",
+    "pos_embed_align_corners",
+    "eradio_window_size",
+    "neck_name",
+)
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+class LoadOptions(TypedDict, total=False):
+    """The arguments of `load_model` that do not change what a call of the model gives, for type checkers."""
+
+    vitdet_window_size: int | None
+    vitdet_num_global: int | None
+    vitdet_num_windowed: int | None
+    pos_embed_align_corners: bool | None
+    eradio_window_size: int | WindowRule | None
+    neck_name: Neck | None
+    text_weights: TextWeights | None
+    cache_dir: str | Path | None
+    revision: str | None
+    local_files_only: bool
+    token: str | bool | None
+    progress: bool
+    mmap: bool
+
+
+def open_model(
+    model_class: type[Model],
+    version_or_path: str | Path,
+    adaptors: str | Sequence[str] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    **options: Unpack[LoadOptions],
+) -> tuple[Model, Checkpoint]:
+    """Build a model of any class of `RADIONetwork`, and say which checkpoint it came from. Arguments as
+    `radio.load_model`."""
+    given: dict[str, Any] = dict(options)
+    unknown = [name for name in given if name not in LoadOptions.__annotations__]
+    if unknown:
+        own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
+        raise unknown_argument("load_model", unknown[0], own)
+    place = _resolve_device(device)
+    choices = _choices(**{name: given.get(name) for name in _CHOICES})
+    download = DownloadOptions(
+        cache_dir=options.get("cache_dir"),
+        revision=options.get("revision"),
+        local_files_only=options.get("local_files_only", False),
+        token=options.get("token"),
+        progress=options.get("progress", True),
+    )
+    checkpoint = open_checkpoint(version_or_path, download, choices)
+    names = [adaptors] if isinstance(adaptors, str) else list(adaptors or ())
+    _check_adaptors(checkpoint, names, str(version_or_path))
+    _warn_about_windows(checkpoint)
+    kind = _resolve_dtype(dtype, checkpoint.config.dtype)
+    model = build_model(model_class, checkpoint, names, place, kind, options.get("mmap", False))
+    _attach_text_towers(model, names, options.get("text_weights"))
+    checkpoint.check_unchanged()
+    return model, checkpoint
+
+
+def open_checkpoint(
+    version_or_path: str | Path,
+    options: DownloadOptions = DEFAULT_OPTIONS,
+    choices: Settings | None = None,
+) -> Checkpoint:
+    """Find (and if needed download) a checkpoint and map it, without building a model.
+
+    Args:
+        version_or_path: As for `load_model`.
+        options: How to download what is not here.
+        choices: The user's settings, which come before the file's and the catalog's.
+
+    Raises:
+        ValueError: An unknown version, or a choice that makes no sense for the model.
+        CheckpointError: The file is damaged, unsafe or does not describe a RADIO model.
+        DownloadError: The file is not in the cache and cannot be fetched.
+    """
+    name = str(version_or_path)
+    if not name:
+        raise ValueError("an empty version; give a version such as 'radio_v2.5-l', or a path")
+    if name.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{name!r} is an address; give a version, a repository as 'owner/name', or the path of a file that you "
+            "downloaded"
+        )
+    if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
+        return read_checkpoint(name, choices=choices, mmap=True)
+    release = find_release(name) if "/" in name else get_release(name)
+    if release is None or "/" in name:
+        path = download_repository(name, options, license=release.license if release else None)
+    else:
+        path = download_release(release, options)
+    return read_checkpoint(path, release, choices, mmap=True)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # longer than any file name
+        return False
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return (
+        name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or name.endswith((".tar", ".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".json"))
+    )
+
+
+def _choices(**given: Any) -> Settings:
+    """The caller's settings, if each has the right type."""
+    for name, value in given.items():
+        kinds, wanted = _KINDS.get(name, ((int,), "a whole number"))
+        if value is not None and type(value) not in kinds:
+            raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    return Settings(**given)
+
+
+def _check_adaptors(checkpoint: Checkpoint, names: Sequence[str], source: str) -> None:
+    available = {adaptor.name: adaptor for adaptor in checkpoint.config.adaptors}
+    unknown = [name for name in names if name not in available]
+    if not unknown:
+        return
+    release = checkpoint.release
+    listed = [name for name in unknown if release is not None and name in release.adaptors]
+    if listed and not available:
+        assert release is not None
+        raise ValueError(
+            f"{source} holds no adaptor tensors, so {', '.join(listed)} cannot be loaded from it; "
+            f"use load_model({release.version!r}, adaptors=...), whose file {release.filename} has them"
+        )
+    raise ValueError(f"unknown adaptor {unknown[0]!r}; {source} has: {listing(available) or 'no adaptors'}")
+
+
+def _warn_about_windows(checkpoint: Checkpoint) -> None:
+    release = checkpoint.release
+    if checkpoint.config.vitdet_window_size and release is not None and not release.vitdet:
+        logger.warning(
+            "%s was not trained with ViTDet windows; expect lower quality with them", release.version
+        )
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        try:
+            place = torch.device(device)
+            torch.empty(0, device=place)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the device {str(device)!r} cannot be used here ({reason}); "
+                "'auto' takes what this machine has, 'cpu' always works"
+            ) from error
+        return place
+    return best_device()
+
+
+def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+    name = of_checkpoint if dtype == "auto" else str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"unknown dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _attach_text_towers(model: RADIONetwork, names: Sequence[str], text_weights: TextWeights | None) -> None:
+    """Give every text-aligned adaptor its text tower; nothing is loaded before it is used."""
+    aligned = {name: model.adaptors[name] for name in names if model.adaptors[name].has_text}
+    listed = ", ".join(aligned) or "none"
+    if text_weights is None:
+        weights: Mapping[str, str | Path] = {}
+    elif isinstance(text_weights, Mapping):
+        weights = text_weights
+        unknown = [name for name in weights if name not in aligned]
+        if unknown:
+            raise ValueError(
+                f"text_weights names {unknown[0]!r}, which is not among the loaded adaptors with text ({listed})"
+            )
+    elif len(aligned) == 1:
+        weights = dict.fromkeys(aligned, text_weights)
+    else:
+        raise ValueError(
+            f"text_weights is one path, but the loaded adaptors with text are: {listed}; "
+            "load one of them, or give a path for each: text_weights={name: path}"
+        )
+    for name, adaptor in aligned.items():
+        adaptor.text = text_encoder_for(adaptor.teacher, weights.get(name))
