@@ -34,8 +34,9 @@ def radio_model(
         vitdet_window_size: Side of ViTDet windows in patches; None for global attention.
         return_checkpoint: Also return the checkpoint's content.
         kwargs: Any other argument of radio.load_model: dtype, vitdet_num_global, vitdet_num_windowed,
-            pos_embed_align_corners, text_weights, cache_dir, revision, local_files_only, token, mmap, device ("cpu"
-            here by default). Arguments of the public code that ask for what happens anyway change nothing.
+            pos_embed_align_corners, eradio_window_size, neck_name, text_weights, cache_dir, revision, local_files_only,
+            token, mmap, device ("cpu" here by default). Arguments of the public code that ask for what happens anyway
+            change nothing.
 
     Returns:
         The model in eval mode: `model(x)` for x (B, 3, H, W) in [0, 1] gives (summary, spatial features), with adaptors

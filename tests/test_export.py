@@ -251,3 +251,20 @@ def test_command(reference, tmp_path, capsys):
     assert "1x3x64x96" in printed
     assert main(["export", str(checkpoint), "-o", str(path), "--size", "65"]) == 1
     assert "nearest supported size is 64 x 64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "step"),
+    [
+        ("eradio", {}, 32),
+        ("eradio", {"eradio_window_size": 3}, 32),
+        ("radio1d", {"neck_name": "decoder"}, 16),
+    ],
+)
+def test_other_families_in_one_file_for_all_sizes(reference, tmp_path, folder, options, step):
+    model = load_model(reference / folder / "checkpoint.pth.tar", device="cpu", **options)
+    path = tmp_path / "model.onnx"
+    export_model(model, path, dynamic=ALL)
+    for batch, height, width in ((1, 3 * step, 3 * step), (2, 2 * step, 5 * step)):
+        pixels = _pixels(batch, height, width)
+        _assert_same(_run(path, pixels), _expected(model, pixels))

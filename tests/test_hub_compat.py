@@ -589,3 +589,15 @@ def test_another_package_of_that_name_is_named(hub_cache, tmp_path):
         [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert "another package called 'radio'" in run.stderr and "processes of their own" in run.stderr
+
+
+def test_other_families(reference):
+    x = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        eradio = hub_load(str(reference / "eradio" / "checkpoint.pth.tar"), eradio_window_size="optimal")
+        assert eradio(x, feature_fmt="NCHW").features.shape[-2:] == (6, 8)
+        path = str(reference / "radio1d" / "checkpoint.pth.tar")
+        assert list(hub_load(path)(x, num_tokens=5)) == ["encoder", "decoder"]
+        assert hub_load(path, neck_name="encoder")(x, num_tokens=5).features.shape[1] == 5
+        with pytest.raises(ValueError, match="encoder.*decoder"):
+            hub_load(path, neck_name="middle")
