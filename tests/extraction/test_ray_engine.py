@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,10 @@ def cluster() -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     settings = ["--include-dashboard", "false", "--system-config", json.dumps(_QUICK_TO_NOTICE)]
+    place = tempfile.mkdtemp(
+        prefix="ray-"
+    )  # apart from other clusters of this machine; short, for sockets' names
+    settings += ["--temp-dir", place]
     head = start_node("--head", "--port", port, *settings)
     try:
         wait_for_nodes(address, 1)
@@ -98,6 +103,7 @@ def cluster() -> Iterator[str]:
     finally:
         ray.shutdown()
         kill_node(head)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
