@@ -55,8 +55,14 @@ def start_node(*arguments: str) -> subprocess.Popen[bytes]:
         "--disable-usage-stats",
         *arguments,
     ]
+    # A token that a Ray of this machine once left in the home folder would lock the test out of its own cluster.
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
