@@ -71,6 +71,17 @@ OPEN_CLIP_TOKENIZER: Mapping[str, Rule] = {
 }
 """Options of open_clip's tokenizers."""
 
+TOKENIZER_CLASSES = frozenset(
+    name + fast
+    for name in (
+        *("TokenizersBackend", "PreTrainedTokenizer", "CLIPTokenizer", "GPT2Tokenizer"),
+        *("BertTokenizer", "DebertaV2Tokenizer", "GemmaTokenizer", "LlamaTokenizer", "MT5Tokenizer"),
+        *("Qwen2Tokenizer", "RobertaTokenizer", "SiglipTokenizer", "T5Tokenizer", "XLMRobertaTokenizer"),
+    )
+    for fast in ("", "Fast")
+)
+"""Classes of transformers that read a tokenizer with no other library than `tokenizers` and `sentencepiece`."""
+
 OPEN_CLIP_TEXT: Mapping[str, Rule] = {
     "context_length": _LENGTH,
     "vocab_size": _WORDS,

@@ -13,13 +13,13 @@ from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.checkpoints.fill import fill
-from radio.checkpoints.guard import brief, refuse_malformed
+from radio.checkpoints.guard import brief, listing, refuse_malformed, short_reason
 from radio.checkpoints.hub_repo import read_json
 from radio.checkpoints.plain import plain_fields
 from radio.download import check_hub
 from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
-from radio.text.allowed import OPEN_CLIP_TEXT, OPEN_CLIP_TOKENIZER, checked, whole
+from radio.text.allowed import OPEN_CLIP_TEXT, OPEN_CLIP_TOKENIZER, TOKENIZER_CLASSES, checked, whole
 from radio.text.tower import TextTower, Tokenizer
 from radio.text.weights import read_tensors
 
@@ -118,6 +118,7 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
             _check_tokenizer(open_clip, repository, weights)
             check_hub(repository, ["tokenizer_config.json"], message)
             folder = Path(snapshot_download(repository, allow_patterns=_TOKENIZER_PATTERNS))
+        _check_tokenizer_class(folder)
         return open_clip.tokenizer.HFTokenizer(
             str(folder),
             context_length=length,
@@ -130,6 +131,31 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         raise
     except (OSError, ValueError, HTTPError) as error:
         raise DownloadError(message) from error
+    except Exception as error:  # transformers fails in many ways over settings that make no sense
+        raise CheckpointError(
+            f"{folder} holds no tokenizer that can be read ({short_reason(error)})"
+        ) from error
+
+
+def _check_tokenizer_class(folder: Path) -> None:
+    """Refuse tokenizers that transformers would hand on to other libraries, with options that the folder chooses.
+
+    Raises:
+        CheckpointError: The folder's files name such a class or give such options.
+    """
+    for name in ("tokenizer_config.json", "config.json"):
+        path = folder / name
+        stated = plain_fields(read_json(path), str(path)) if path.is_file() else {}
+        kind = stated.get("tokenizer_class")
+        if kind is not None and kind not in TOKENIZER_CLASSES:
+            raise CheckpointError(
+                f"{path} names the tokenizer {brief(kind)}, which is not used here; refused"
+            )
+        options = [key for key, value in stated.items() if key.endswith(("_kwargs", "_file")) and value]
+        if name == "tokenizer_config.json" and options:
+            raise CheckpointError(
+                f"{path} has the settings {listing(options)}, which are not used here; refused"
+            )
 
 
 def _check_tokenizer(open_clip: Any, repository: str, source: Path | None) -> None:

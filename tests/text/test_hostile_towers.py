@@ -55,6 +55,36 @@ def test_code_beside_a_tokenizer_is_never_run(text_towers, tmp_path, mark):
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer_class": "BertJapaneseTokenizer", "mecab_kwargs": {"mecab_option": "-r evil"}},
+        {"tokenizer_class": "BertweetTokenizer"},
+        {"tokenizer_class": "MistralCommonBackend"},
+        {"tokenizer_class": 5},
+        {"tokenizer_class": ["Evil"]},
+        {"sp_model_kwargs": {"enable_sampling": True}},
+        {"vocab_file": "/etc/passwd"},
+        {"tokenizer_file": "/etc/passwd"},
+        {"extra_special_tokens": [{"a": 1}]},
+        {"pad_token": {"a": 1}},
+    ],
+)
+def test_settings_of_tokenizers(text_towers, tmp_path, settings):
+    folder = Path(shutil.copytree(text_towers["siglip"], tmp_path / "tower"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(CheckpointError):
+        text_encoder_for(SIGLIP, folder).tokenizer(["a cat"])
+
+
+def test_a_damaged_tokenizer(text_towers, tmp_path):
+    folder = Path(shutil.copytree(text_towers["siglip"], tmp_path / "tower"))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no tokenizer that can be read"):
+        text_encoder_for(SIGLIP, folder).tokenizer(["a cat"])
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"trust_remote_code": True},
