@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from radio.distributed import Processes, processes
 from radio.errors import RadioError
+from radio.files import Outputs
 from radio.model import RADIOModel
 from radio.optional import require
 from radio.training.curves import Curves
@@ -34,7 +35,7 @@ from radio.training.parallel import (
 )
 from radio.training.plan import Step, plan_steps
 from radio.training.recipe import Recipe, read_recipe
-from radio.training.saving import export_student, fingerprint, read_checkpoint, write_checkpoint
+from radio.training.saving import WRITTEN, export_student, fingerprint, read_checkpoint, write_checkpoint
 from radio.training.schedules import chance, cosine_rate
 from radio.training.student import build_student
 from radio.training.teachers import Teacher, build_teacher
@@ -90,6 +91,8 @@ class Run:
     def __init__(self, recipe: Recipe, teachers: Mapping[str, Teacher], group: Processes) -> None:
         self.recipe, self.processes, self.device = recipe, group, group.device
         self.folder = Path(recipe.output)
+        models = [each.model for each in recipe.teachers if each.kind != "cached"]
+        Outputs([recipe.student.start, *models]).check(*(self.folder / name for name in WRITTEN))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.saved = read_checkpoint(self.folder, recipe, group.size)
         self.images = open_images(recipe.data)

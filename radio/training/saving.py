@@ -20,6 +20,8 @@ from radio.training.recipe import Recipe
 from radio.training.spectral import fold, reparametrize
 
 CHECKPOINT = "checkpoint.pt"
+WRITTEN = ("model/config.json", "model/model.safetensors", "model/README.md", CHECKPOINT, "curves.csv")
+"""What a run writes into its folder."""
 
 
 def fingerprint(recipe: Recipe, world_size: int) -> str:

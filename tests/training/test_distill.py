@@ -185,6 +185,19 @@ def test_divergence_stops_with_a_message(tmp_path: Path) -> None:
         distill(fields, {"a": KnownTeacher(1.0)}, progress=False)
 
 
+def test_a_run_does_not_replace_the_models_that_it_reads(tmp_path: Path) -> None:
+    """A student that starts from an earlier run's model, or has it as a teacher, needs a folder of its own."""
+    pictures(tmp_path / "pictures", 4)
+    model = tmp_path / "run" / "model"
+    load_model(REFERENCE, device="cpu").save_pretrained(model)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    teacher = {"name": "a", "kind": "radio", "model": str(model / "model.safetensors")}
+    for changes in ({"student": {"start": str(model)}}, {"teachers": [teacher]}):
+        with pytest.raises(ValueError, match="is an input"):
+            distill(recipe(tmp_path, output=str(tmp_path / "run"), **changes), progress=False)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 def test_a_run_that_goes_on_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", 7)
     weights = []
