@@ -34,6 +34,12 @@ class ExportError(RadioError, ValueError):
     """A model has no form in the file's format, or the file does not compute what the model computes."""
 
 
+def printable(text: str, most: int = 120) -> str:
+    """A text that somebody else chose as a terminal may show it: cut, and with codes for what cannot be printed."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return shown if len(text) <= most else f"{shown[:most]}..."
+
+
 def unknown_argument(function: str, name: str, allowed: Iterable[str]) -> TypeError:
     """The error about an argument that does not exist, with those that do and the one that was probably meant."""
     names = list(allowed)

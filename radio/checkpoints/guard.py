@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from radio.errors import CheckpointError
+from radio.errors import CheckpointError, printable
 
 _MALFORMED = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -32,12 +32,6 @@ def short_reason(error: BaseException) -> str:
     """The kind of an error and the first line of its message, cut short and safe to print."""
     lines = str(error)[:2000].splitlines()
     return f"{type(error).__name__}: {printable(lines[0], 500)}" if lines else type(error).__name__
-
-
-def printable(text: str, most: int = 120) -> str:
-    """A text from a file as a terminal may show it: cut, and with codes in place of what cannot be printed."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
-    return shown if len(text) <= most else f"{shown[:most]}..."
 
 
 def brief(value: Any) -> str:

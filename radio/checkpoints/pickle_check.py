@@ -116,7 +116,9 @@ def _parameter(args: tuple) -> _Object | None:
 
 
 def _numpy_type(args: tuple) -> _Object | None:
-    fits = len(args) == 3 and args[0] in _NUMPY_TYPES and all(flag in (0, 1) for flag in args[1:])
+    # The type of every part is looked at first: to hash or compare tuples in tuples can take for ever.
+    fits = len(args) == 3 and isinstance(args[0], str) and args[0] in _NUMPY_TYPES
+    fits = fits and all(isinstance(flag, int) and flag in (0, 1) for flag in args[1:])
     return _Object("numpy type") if fits else None
 
 

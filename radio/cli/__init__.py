@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from functools import partial
 from importlib import import_module
 
 from radio import __version__
+from radio.errors import printable
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("models", "radio.cli.models", "list the released versions"),
@@ -38,7 +41,10 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 
 _BY_SIGNAL = 128
 _CLOSED_PIPE = 141
-_SIGNALS = ("SIGTERM", "SIGHUP")
+_LONGEST_MESSAGE = 2000
+_SIGNALS = ("SIGTERM", "SIGHUP", "SIGINT")
+_SAME_SIGNAL = 2.0
+"""Seconds."""
 
 
 class Stopped(BaseException):
@@ -57,18 +63,26 @@ class Stopped(BaseException):
 def _stopped_by_signals() -> Iterator[None]:
     """Signals that would end the process at once raise `Stopped`, so that temporary files are removed on the way out.
 
-    SIGINT raises KeyboardInterrupt by itself.
+    SIGINT raises KeyboardInterrupt, as always. What comes soon after the first signal says the same again, as when a
+    terminal and a parent process both send one, and does not disturb the removal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what signals do
         return
 
+    last = -math.inf
+
     def stop(number: int, frame: object) -> None:
-        raise Stopped(number)
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _SAME_SIGNAL:
+            last = now
+            raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    changed = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # not under nohup
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    changed = [number for number, handler in before.items() if handler in usual]  # not under nohup
     for number in changed:
         signal.signal(number, stop)
     try:
@@ -120,7 +134,10 @@ def _run(args: argparse.Namespace) -> int:
         if args.debug:
             traceback.print_exc()
         else:
-            print(f"radio {args.command}: error: {_message(error)}", file=sys.stderr)
+            print(
+                f"radio {args.command}: error: {printable(_message(error), _LONGEST_MESSAGE)}",
+                file=sys.stderr,
+            )
         return 1
     return 0
 

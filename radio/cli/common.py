@@ -7,12 +7,17 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from radio.errors import printable
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
 
 Item = TypeVar("Item")
+
+_LONGEST_LINE = 2000
+"""Characters of a line on a terminal."""
 
 
 def load_chosen_model(
@@ -68,7 +73,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             taken = set(images)
             others = [file.name for file in inside if file not in taken]
             if others:
-                print(f"not taken for images in {path}: {_first_names(others)}", file=sys.stderr)
+                show(f"not taken for images in {path}: {_first_names(others)}", sys.stderr)
         elif path.exists():
             found.append(path)
         else:
@@ -112,18 +117,25 @@ def without_unreadable(paths: Sequence[Path], args: argparse.Namespace) -> list[
 
 def print_skipped(command: str, error: Exception) -> None:
     """Name an image that ``--skip-unreadable`` leaves out."""
-    print(f"radio {command}: skipped: {error}", file=sys.stderr)
+    show(f"radio {command}: skipped: {error}", sys.stderr)
+
+
+def show(line: str, file: TextIO | None = None) -> None:
+    """Print a line that may hold names of files, labels or errors: cut, and without codes that a terminal obeys."""
+    print(printable(line, _LONGEST_LINE), file=file)
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
     """Print columns side by side on stdout."""
     for line in table_lines(rows, header):
-        print(line)
+        show(line)
 
 
 def table_lines(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> list[str]:
     """Columns side by side."""
-    lines = [*([header] if header else []), *rows]
+    lines = [
+        [printable(cell, _LONGEST_LINE) for cell in row] for row in [*([header] if header else []), *rows]
+    ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -137,7 +149,7 @@ def print_result(args: argparse.Namespace, result: dict[str, Any], lines: Sequen
         print(json.dumps(result, indent=2, default=str))
         return
     for line in lines:
-        print(line)
+        show(line)
 
 
 def format_count(number: int) -> str:

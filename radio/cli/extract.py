@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import load_chosen_model
+from radio.cli.common import load_chosen_model, show
 from radio.cli.options import (
     add_adaptor,
     add_batch_size,
@@ -220,10 +220,10 @@ def _print_report(report: Report, as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     for name, error in counts.failures[:_FAILURES_SHOWN]:
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        show(f"failed: {name}: {error}", sys.stderr)
     if counts.failed > _FAILURES_SHOWN:
         print(f"failed: {counts.failed - _FAILURES_SHOWN} more; see the column error", file=sys.stderr)
-    print(
+    show(
         f"{report.folder}: {report.shards} shards, {report.rows} rows: {report.ok} ok, {report.failed} failed"
     )
     if counts.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from radio.cli.common import show
 from radio.cli.options import add_json, add_output
 
 _DEFAULT = "radio.lancedb"
@@ -49,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     kind = "approximate" if approximate else "exact"
-    print(f"wrote {index.place}: {len(index)} images, {kind} search by {', '.join(index.vectors)}")
+    show(f"wrote {index.place}: {len(index)} images, {kind} search by {', '.join(index.vectors)}")

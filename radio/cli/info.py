@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import format_bytes, format_count, print_table
+from radio.cli.common import format_bytes, format_count, print_table, show
 from radio.cli.options import add_json, add_model
 
 _BUFFERS = (".running_mean", ".running_var", ".relative_coords_table")
@@ -122,8 +122,6 @@ def _print(description: dict[str, Any]) -> None:
             ]
         )
         return
-    from radio.checkpoints.guard import printable
-
     config = description["config"]
     height, width = config["preferred_resolution"]
     tokens = f"{config['num_cls_tokens']} class tokens, {config['num_registers']} registers"
@@ -149,7 +147,7 @@ def _print(description: dict[str, Any]) -> None:
     rows += [("adaptor", _adaptor(adaptor)) for adaptor in config["adaptors"]] or [("adaptors", "none")]
     print_table(rows)
     for name, tensor in description.get("tensors", {}).items():
-        print(f"{printable(name, 300)}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
+        show(f"{name}  {'x'.join(map(str, tensor['shape'])) or 'scalar'}  {tensor['dtype']}")
 
 
 def _layers(config: dict[str, Any]) -> str:

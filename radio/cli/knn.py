@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import find_images, load_chosen_model, print_table, progress, without_unreadable
+from radio.cli.common import find_images, load_chosen_model, print_table, progress, show, without_unreadable
 from radio.cli.options import (
     add_batch_size,
     add_execution,
@@ -106,7 +106,7 @@ def _show_images(paths: Sequence[Path], classes: Sequence[str], votes: Any, args
         print(json.dumps({"k": args.k, "images": images}, indent=2))
         return
     for image, ranked in found:
-        print(image)
+        show(image)
         rows = [[f"{rank:4d}", name, f"{score:6.1%}"] for rank, (name, score) in enumerate(ranked, start=1)]
         print_table(rows, header=["rank", "class", " votes"])
         print()

@@ -13,6 +13,7 @@ from radio.cli.common import (
     load_chosen_model,
     print_result,
     progress,
+    show,
     without_unreadable,
 )
 from radio.cli.options import (
@@ -108,13 +109,14 @@ def _run_images(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.output} is a file and no picture; images need a folder, or a name such as x.png"
         )
-    paths = without_unreadable(find_images(args.inputs), args)
+    inputs = find_images(args.inputs)
+    paths = without_unreadable(inputs, args)
     if one and len(paths) > _SHEET_ROWS:
         raise ValueError(f"one picture shows at most {_SHEET_ROWS} images, got {len(paths)}; give a folder")
     names = _names(paths)
     pictures = [f"{name}.png" for name in names if args.side_by_side]
     sheet_names = map(_sheet_name, range(-(-len(paths) // _SHEET_ROWS)))
-    outputs = Outputs([*paths, args.fit, args.model])
+    outputs = Outputs([*inputs, args.fit, args.model])  # those that were skipped, too
     planned = [args.output] if one else [args.output / name for name in (*pictures, *sheet_names)]
     outputs.check(*planned, *_fit_file(args))
     fit = PCAFit.load(args.fit) if args.fit else None
@@ -274,7 +276,7 @@ def _check_fit(fit: PCAFit, model: RADIOModel, args: argparse.Namespace) -> None
 
     reason = fit.mismatch(feature_space(model, one_adaptor(args)))
     if reason:
-        print(f"radio pca: warning: {reason}", file=sys.stderr)
+        show(f"radio pca: warning: {reason}", sys.stderr)
 
 
 def _names(paths: list[Path]) -> list[str]:

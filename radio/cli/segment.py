@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from radio.cli.common import print_table
+from radio.cli.common import print_table, show
 from radio.cli.labels import add_label_arguments, load_with_text, read_labels
 from radio.cli.options import add_execution, add_json, add_model, add_output, add_size, positive_int
 from radio.files import Outputs
@@ -57,4 +57,5 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"adaptor": adaptor, "picture": str(args.output), "labels": regions}, indent=2))
         return
     print_table([[label, f"{share:6.1%}"] for label, share in ranked], header=["label", " share"])
-    print(f"\nwritten: {args.output}")
+    print()
+    show(f"written: {args.output}")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import find_images, print_table, progress, without_unreadable
+from radio.cli.common import find_images, print_table, progress, show, without_unreadable
 from radio.cli.labels import add_label_arguments, load_with_text, read_labels
 from radio.cli.options import (
     add_execution,
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"adaptor": adaptor, "images": images}, indent=2))
         return
     for image, ranked in found:
-        print(image)
+        show(image)
         rows = [
             [f"{rank:4d}", one.label, f"{one.probability:7.1%}", f"{one.similarity:7.4f}"]
             for rank, one in enumerate(ranked, start=1)

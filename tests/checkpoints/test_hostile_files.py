@@ -195,6 +195,21 @@ def test_messages_have_no_escape_codes(content, tmp_path, place):
     refused(tmp_path / "codes.pth.tar")
 
 
+def test_escape_codes_in_the_name_of_a_file_never_reach_the_terminal(good, tmp_path, capsys):
+    folder = tmp_path / ESCAPES[:20]
+    folder.mkdir()
+    weights = Path(shutil.copy(good, folder / f"{ESCAPES[:20]}.pth.tar"))
+    (folder / f"{ESCAPES[:21]}.pth.tar").write_text("junk")
+    assert main(["info", str(weights)]) == 0
+    assert main(["info", str(folder)]) == 1
+    assert main(["info", str(folder / f"{ESCAPES[:21]}.pth.tar")]) == 1
+    assert main(["info", "x" * 100_000]) == 1
+    assert main(["convert", str(weights), str(folder / "out")]) == 0
+    assert main(["convert", str(weights), str(folder / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert (out + err).replace("\n", "").isprintable() and len(err) < 5000
+
+
 def test_escape_codes_in_a_config_never_reach_the_terminal(reference, tmp_path, capsys):
     folder = Path(shutil.copytree(reference / "hf_repo", tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
@@ -325,6 +340,29 @@ def test_adaptors_with_dots_or_without_a_name(content, tmp_path, name):
     content["args"].teachers[0]["name"] = name
     torch.save(content, tmp_path / "named.pth.tar")
     refused(tmp_path / "named.pth.tar")
+
+
+def _with_pickle(path: Path, data: bytes, out: Path) -> Path:
+    _record(path, "data.pkl", data, out)
+    return out
+
+
+DEEP = b")" + b"\x85" * 900_000
+SHARED = b"))\x86q\x00" + b"h\x00h\x00\x86q\x00" * 40
+"""Tuples in tuples: far too deep to be hashed, or the same ones again and again; the second leaves others below it."""
+
+
+@pytest.mark.parametrize("place", ["numpy type", "flag", "argument", "record"])
+@pytest.mark.parametrize("value", [DEEP, b"(" + SHARED + b"t"], ids=["deep", "shared"])
+def test_tuples_in_tuples_where_a_word_or_a_number_is_expected(good, tmp_path, value, place):
+    word, byte = b"X\x02\0\0\0f8", b"X\x07\0\0\0storage"
+    calls = {
+        "numpy type": b"cnumpy\ndtype\n" + value + b"\x89\x88\x87R",
+        "flag": b"cnumpy\ndtype\n" + word + value + b"\x88\x87R",
+        "argument": b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNN" + value + b"tR",
+        "record": b"(" + byte + b"ctorch\nFloatStorage\n" + value + word + b"K\x01tQ",
+    }
+    refused(_with_pickle(good, b"\x80\x02" + calls[place] + b".", tmp_path / "hostile.pth.tar"))
 
 
 def test_no_teachers_in_a_file_that_has_a_class_token_for_each(content, tmp_path):
