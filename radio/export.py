@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 import radio
 from radio.errors import ExportError
-from radio.files import Outputs
+from radio.files import Outputs, staging
 from radio.model import RADIOModel
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
@@ -279,10 +278,10 @@ def _staged(path: Path, outputs: Outputs | None) -> Iterator[Path]:
     """
     move = os.replace if outputs is None else outputs.move
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        staged = Path(folder) / path.name
+    with staging(path.parent, path.name) as folder:
+        staged = folder / path.name
         yield staged
-        beside = [file for file in Path(folder).iterdir() if file != staged]
+        beside = [file for file in folder.iterdir() if file != staged]
         for file in beside:
             move(file, path.parent / file.name)
         move(staged, path)

@@ -51,8 +51,8 @@ class Outputs:
     ignore case make no difference.
 
     Args:
-        inputs: The files that the run reads. A folder stands for the files in it; a name that is no file (a model's
-            version) and None are ignored.
+        inputs: The files that the run reads. A folder stands for the files in it, and weights for the
+            ``config.json`` beside them, too; a name that is no file (a model's version) and None are ignored.
     """
 
     def __init__(self, inputs: Iterable[AnyPath | None] = ()) -> None:
@@ -113,6 +113,10 @@ class Outputs:
                 temporary.touch(exist_ok=False)
                 yield temporary
                 self.move(temporary, path)
+            except OSError as error:
+                if error.errno is None or error.filename is not None:
+                    raise
+                raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
             finally:
                 temporary.unlink(missing_ok=True)
         finally:  # again, for an interrupt that comes during the first
@@ -144,6 +148,28 @@ def atomic_write(path: AnyPath) -> AbstractContextManager[Path]:
     return Outputs().write(path)
 
 
+@contextmanager
+def staging(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder inside another for files that appear together; removed when the block ends, however it ends.
+
+    Args:
+        folder: Where the files go, which exists; the hidden folder is on the same file system.
+        name: What the hidden folder's name starts with, after a dot.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    place = folder / f".{name}-{secrets.token_hex(8)}"
+    try:
+        try:
+            place.mkdir()
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    finally:  # again, for an interrupt that comes during the first
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _require_regular(found: os.stat_result, path: AnyPath) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
@@ -164,9 +190,13 @@ def _identities(path: AnyPath) -> set[tuple[int, int]]:
     """The identity of a file, or of every file in a folder; none if it is not here."""
     try:
         place = Path(path).expanduser()
-        if place.name == "config.json":  # a model, given by its config
+        if place.name == "config.json" or place.name.endswith(
+            ".index.json"
+        ):  # a model, given by what describes it
             place = place.parent
         files = list(place.iterdir()) if place.is_dir() else [place]
+        if place.suffix in (".safetensors", ".bin"):  # a model, given by its weights
+            files.append(place.with_name("config.json"))
     except (OSError, RuntimeError, ValueError):  # a name that cannot be a path
         return set()
     return {identity for file in files if (identity := _identity(file))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from radio.data.tensor_files import load_tensors, save_tensors
-from radio.files import Outputs, atomic_write, open_regular
+from radio.files import Outputs, atomic_write, open_regular, staging
 
 
 def _names(folder: Path) -> list[str]:
@@ -193,15 +194,23 @@ def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
     assert target.read_text() == "older" and _names(tmp_path) == ["out.safetensors"]
 
 
+def test_a_write_that_fails_names_the_output(tmp_path):
+    with pytest.raises(OSError) as error, atomic_write(tmp_path / "out.npz"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "out.npz") and _names(tmp_path) == []
+
+
 _SLOW_WRITER = """
-import sys, time
+import pathlib, sys, time
 from radio import cli
 from radio.cli import models
-from radio.files import atomic_write
+from radio.files import atomic_write, staging
 
 def run(args):
-    with atomic_write(sys.argv[1]) as temporary:
+    target = pathlib.Path(sys.argv[1])
+    with atomic_write(target) as temporary, staging(target.parent, "saving") as folder:
         temporary.write_text("half")
+        (folder / "half").write_text("half")
         print("writing", flush=True)
         time.sleep(60)
 
@@ -210,8 +219,9 @@ sys.exit(cli.main(["models"]))
 """
 
 
+@pytest.mark.parametrize("times", [1, 3])  # the terminal and a parent process may both pass it on
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
-def test_a_signal_leaves_no_temporary_file(name, code, tmp_path):
+def test_a_signal_leaves_no_temporary_file(name, code, times, tmp_path):
     target = tmp_path / "out.txt"
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW_WRITER, str(target)],
@@ -220,10 +230,14 @@ def test_a_signal_leaves_no_temporary_file(name, code, tmp_path):
         text=True,
     )
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
-    assert len(_names(tmp_path)) == 1
-    process.send_signal(getattr(signal, name))
+    assert len(_names(tmp_path)) == 2
+    for _ in range(times):
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.001)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == code and errors == "radio: interrupted\n"
+    late = times > 1 and process.returncode == -getattr(signal, name)  # when all was done
+    assert process.returncode == code or late
+    assert errors.startswith("radio: interrupted\n")
     assert _names(tmp_path) == []
 
 
@@ -260,6 +274,38 @@ def test_an_interrupt_at_any_moment_leaves_no_temporary_file(tmp_path):
             assert _names(tmp_path) in ([], ["out.txt"]), f"line {line}, fail={fail}"
             line += 1
         assert line > 10
+
+
+def test_an_interrupt_at_any_moment_leaves_no_hidden_folder(tmp_path):
+    """At each line of the staging and of the removal in turn."""
+
+    def interrupted_at(line: int) -> bool:
+        seen = 0
+
+        def trace(frame, event, argument):
+            nonlocal seen
+            if frame.f_code.co_filename.endswith(("radio/files.py", "shutil.py")) and event == "line":
+                seen += 1
+                if seen == line:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        try:
+            sys.settrace(trace)
+            with staging(tmp_path, "saving") as place:
+                (place / "half").write_text("half")
+        except (KeyboardInterrupt, OSError):  # shutil closes a folder twice when it is interrupted in between
+            pass
+        finally:
+            sys.settrace(None)
+        return seen >= line
+
+    line = 1
+    while interrupted_at(line):
+        assert _names(tmp_path) == [], f"line {line}"
+        line += 1
+    assert line > 20
 
 
 def test_threads_write_side_by_side(tmp_path):

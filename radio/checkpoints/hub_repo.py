@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,7 @@ from radio.checkpoints.shapes import check_names
 from radio.checkpoints.torch_file import plain_tensors, read_torch_content
 from radio.config import AdaptorConfig, HeadConfig, Radio1DConfig, RadioConfig
 from radio.errors import CheckpointError
-from radio.files import Outputs
+from radio.files import Outputs, staging
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -219,14 +218,14 @@ def write_hub_repo(
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
     content = {**config_to_json(config), **native_fields(config, tensors)}
     content[_PAIR] = hashlib.sha256(_to_text(content).encode()).hexdigest()[:32]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+    with staging(folder, "saving") as place:
         try:
-            save_file(named, Path(staging, WEIGHTS), metadata={"format": "pt", _PAIR: content[_PAIR]})
+            save_file(named, place / WEIGHTS, metadata={"format": "pt", _PAIR: content[_PAIR]})
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
-        Path(staging, CONFIG).write_text(_to_text(content), encoding="utf-8")
-        move(Path(staging, WEIGHTS), folder / WEIGHTS)
-        move(Path(staging, CONFIG), folder / CONFIG)
+        (place / CONFIG).write_text(_to_text(content), encoding="utf-8")
+        move(place / WEIGHTS, folder / WEIGHTS)
+        move(place / CONFIG, folder / CONFIG)
 
 
 def _to_text(content: dict[str, Any]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from radio.cli import main
 
@@ -135,3 +139,29 @@ def test_an_export_that_would_replace_an_input_at_the_last_moment(reference, tmp
     assert "is an input" in capsys.readouterr().err
     assert weights.read_bytes() == before and place.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pt2", "weights.pth.tar"]
+
+
+@pytest.mark.parametrize("given", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_converting_into_the_folder_of_the_weights_keeps_their_config(given, reference, tmp_path, capsys):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    shutil.copy(reference / "hf_repo" / "config.json", folder)
+    state = load_file(reference / "hf_repo" / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    index = {"weight_map": dict.fromkeys(state, "pytorch_model.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    before = _contents(folder)
+    assert main(["convert", str(folder / given), str(folder), "--overwrite"]) == 1
+    assert "is an input" in capsys.readouterr().err and _contents(folder) == before
+
+
+def test_an_image_that_is_skipped_is_not_replaced(pictures, model, capsys):
+    broken = ("a-64x48.png", "contact-sheet.png")
+    for name in broken:
+        (pictures / name).write_bytes(b"half of a photo")
+    files = [f"p/{name}" for name in ("a.png", *broken)]
+    before = _contents(pictures)
+    for options in ([], ["--side-by-side"]):
+        assert main(["pca", *files, "-o", "p", "--skip-unreadable", *options, *model]) == 1
+        assert "is an input" in capsys.readouterr().err
+        assert {path: _contents(pictures)[path] for path in before} == before
