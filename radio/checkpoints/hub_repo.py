@@ -220,12 +220,22 @@ def write_hub_repo(
     content[_PAIR] = hashlib.sha256(_to_text(content).encode()).hexdigest()[:32]
     with staging(folder, "saving") as place:
         try:
-            save_file(named, place / WEIGHTS, metadata={"format": "pt", _PAIR: content[_PAIR]})
+            metadata = {"format": "pt", _PAIR: content[_PAIR]}
+            save_file(named, place / WEIGHTS, metadata=metadata)
+            _sort_metadata(place / WEIGHTS, metadata)
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
         (place / CONFIG).write_text(_to_text(content), encoding="utf-8")
         move(place / WEIGHTS, folder / WEIGHTS)
         move(place / CONFIG, folder / CONFIG)
+
+
+def _sort_metadata(weights: Path, metadata: dict[str, str]) -> None:
+    """Put the metadata at the start of a safetensors header in order; safetensors writes it in a random one."""
+    start = '{"__metadata__":' + json.dumps(metadata, separators=(",", ":"), sort_keys=True)
+    with weights.open("r+b") as file:
+        file.seek(8)  # the length of the header, which stays the same
+        file.write(start.encode())
 
 
 def _to_text(content: dict[str, Any]) -> str:
