@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,24 @@ class DescribedModel(nn.Module):
     _config: RadioConfig
     window_size: int | None
     _summary_idxs: tuple[int, ...]
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone itself, whatever the layout: a `radio.modeling.protocol.BackboneProtocol`."""
+        raise NotImplementedError
+
+    def require(self, **asked: bool) -> None:
+        """Make sure that the backbone can do what is asked for.
+
+        Args:
+            asked: For each `radio.modeling.protocol.Option` whether it is asked for.
+
+        Raises:
+            ValueError: It cannot; the message says why, and what to do instead.
+        """
+        for option, wanted in asked.items():
+            if wanted and option in self.backbone.refuses:
+                raise ValueError(self.backbone.refuses[option])
 
     @property
     def device(self) -> torch.device:

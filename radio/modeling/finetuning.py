@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from radio.modeling.block import Block
+from radio.modeling.description import DescribedModel
 from radio.modeling.heads import AttentionHead, MLPv1, MLPv2
 from radio.modeling.patch_generator import PatchGenerator
 
@@ -14,7 +15,7 @@ _KEPT_WHOLE = (Block, PatchGenerator, MLPv1, MLPv2, AttentionHead)
 """Modules with residual connections, or parameters of their own beside their parts."""
 
 
-class FineTunable(nn.Module):
+class FineTunable(DescribedModel):
     """Gradient checkpointing and drop path, under timm's and transformers' names."""
 
     supports_gradient_checkpointing = True
@@ -23,15 +24,6 @@ class FineTunable(nn.Module):
     def _no_split_modules(self) -> list[str]:
         """Classes whose modules belong on one device, under the name by which accelerate asks for them."""
         return sorted({type(part).__name__ for part in self.modules() if isinstance(part, _KEPT_WHOLE)})
-
-    @property
-    def backbone(self) -> Any:
-        """The backbone itself, whatever the layout."""
-        raise NotImplementedError
-
-    def require(self, **asked: bool) -> None:
-        """Make sure that the backbone can do what is asked for."""
-        raise NotImplementedError
 
     @property
     def is_gradient_checkpointing(self) -> bool:

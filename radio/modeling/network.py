@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -98,27 +97,6 @@ class RADIONetwork(TypedModel[OutputT]):
     def windows(self) -> Windows | None:
         """The ViTDet windows, or None."""
         return None if self.window_size is None else Windows(self.window_size, self._schedule)
-
-    def make_preprocessor_external(self) -> nn.Module:
-        """Take the input normalization out of the model.
-
-        Returns:
-            The conditioner. From now on the caller applies it, and the model expects its output.
-        """
-        conditioner, self.input_conditioner = self.input_conditioner, nn.Identity()
-        return conditioner
-
-    def cpe_video_mode(self, t: int) -> AbstractContextManager[None]:
-        """While training, t consecutive images of a batch (one clip) share a random position crop.
-
-        Use it as ``with model.cpe_video_mode(t): ...``. At inference it changes nothing.
-        """
-        self.require(video=True)
-        generator = self.backbone.patch_generator
-        return nullcontext() if generator is None else generator.video_mode(t)
-
-    def switch_to_deploy(self) -> None:
-        """Fold training-time structure for deployment. ViT models have none, so this does nothing."""
 
     def forward(
         self,
@@ -251,19 +229,6 @@ class RADIONetwork(TypedModel[OutputT]):
             self._warnings.check_mode(self)
         check_merging(merge, tome, feature_fmt, isinstance(x, Tensor), self.window_size is not None)
         self.require(windows=self.window_size is not None, tome=tome is not None)
-
-    def require(self, **asked: bool) -> None:
-        """Make sure that the backbone can do what is asked for.
-
-        Args:
-            asked: For each `radio.modeling.protocol.Option` whether it is asked for.
-
-        Raises:
-            ValueError: It cannot; the message says why, and what to do instead.
-        """
-        for option, wanted in asked.items():
-            if wanted and option in self.backbone.refuses:
-                raise ValueError(self.backbone.refuses[option])
 
     def _passes(
         self, x: Tensor | Sequence[Tensor], merge: Merge

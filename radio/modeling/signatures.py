@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from torch import Tensor
 
-from radio.modeling.description import DescribedModel
 from radio.modeling.finetuning import FineTunable
+from radio.modeling.hub_surface import HubSurface
 from radio.modeling.outputs import FeatureFormat, RadioOutput
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 from radio.modeling.token_merging.outputs import MergedRadioOutput
@@ -19,7 +19,7 @@ OutputT = TypeVar("OutputT", RadioOutput, dict[str, RadioOutput])
 Merge = TokenMerging | Sequence[TokenMerging] | None
 
 
-class TypedModel(DescribedModel, FineTunable, Generic[OutputT]):
+class TypedModel(FineTunable, HubSurface, Generic[OutputT]):
     """A model whose calls have types; at run time it calls as any nn.Module."""
 
     if TYPE_CHECKING:
