@@ -90,6 +90,9 @@ def build_and_copy(path: Path, config: RadioConfig, dtype: torch.dtype) -> RADIO
         content = safetensors.torch.load((path / WEIGHTS).read_bytes())
         stored = {name.removeprefix("radio_model."): value for name, value in content.items()}
         stored.pop("summary_idxs")
+        stored = {
+            name: value for name, value in stored.items() if ".layer_scale" not in name
+        }  # transformers' names
     else:
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)["state_dict"]

@@ -140,7 +140,7 @@ def _encode_group(
     num_tokens: int | None,
 ) -> list[Encoding]:
     """One pass: a dense batch when all images have one size, packed otherwise."""
-    both = model.config.radio1d is not None and model.config.radio1d.neck_name is None
+    both = model._config.radio1d is not None and model._config.radio1d.neck_name is None
     asked = feature_fmt
     if both:
         feature_fmt = "NLC"  # of the two outputs only the decoder's is a map

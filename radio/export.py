@@ -76,7 +76,7 @@ def output_names(model: RADIONetwork) -> list[str]:
     """
     last = [f"{name}_" for name in model.adaptors or ()]
     prefixes = ["", *last]
-    if model.config.radio1d is not None and model.config.radio1d.neck_name is None:
+    if model._config.radio1d is not None and model._config.radio1d.neck_name is None:
         prefixes = ["encoder_", "decoder_", *(f"decoder_{prefix}" for prefix in last)]
     return [f"{prefix}{field}" for prefix in prefixes for field in RadioOutput._fields]
 

@@ -186,7 +186,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         config = replace(
             self._config,
             adaptors=built,
-            depth=len(self.blocks) if self.config.depth else 0,
+            depth=len(self.blocks) if self._config.depth else 0,
             summary_idxs=self._summary_idxs,
             dtype=str(self.dtype).removeprefix("torch."),
             vitdet_window_size=self.window_size,

@@ -20,6 +20,7 @@ images: Tensor = torch.rand(1, 3, 512, 512)
 loader: list[tuple[Tensor, Tensor]] = []
 loader_with_masks: list[tuple[Tensor, Tensor]] = []
 """,
+    "families.md": "import torch\n\nx = torch.rand(1, 3, 512, 512)\n",
     "images.md": MODEL,
     "performance.md": MODEL + "import torch\n",
     "visualization.md": MODEL + 'paths = ["photo.jpg"]\n',

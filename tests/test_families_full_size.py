@@ -40,7 +40,7 @@ def test_eradio(tmp_path: Path) -> None:
         tmp_path / "eradio_v2.pth.tar", eradio_shapes(), "eradio", {"return_full_features": True}, share=True
     )
     with PeakMemory() as loading:
-        model = load_model(tmp_path / "eradio_v2.pth.tar", device="cpu", dtype="bfloat16")
+        model = load_model(tmp_path / "eradio_v2.pth.tar", device="cpu", dtype="bfloat16", mmap=True)
     assert loading.peak < 0.1 * GIB
     assert model.config.version == "e-radio_v2"
     assert sum(parameter.numel() for parameter in model.model.parameters()) == ERADIO_PARAMETERS
@@ -59,7 +59,7 @@ def test_radio1d(tmp_path: Path) -> None:
     kwargs = {"cpe_max_size": 2048, "num_cls_tokens": 4, "num_registers": 6, "downscale_levels": [24]}
     write(tmp_path / "r.pth.tar", radio1d_shapes(), "radio1d_huge_patch16_224", kwargs, share=True)
     with PeakMemory() as loading:
-        model = load_model(tmp_path / "r.pth.tar", device="cpu", dtype="bfloat16")
+        model = load_model(tmp_path / "r.pth.tar", device="cpu", dtype="bfloat16", mmap=True)
     assert loading.peak < 0.1 * GIB
     assert sum(parameter.numel() for parameter in model.model.parameters()) == RADIO1D_PARAMETERS
     with torch.inference_mode():

@@ -63,7 +63,7 @@ class RADIONetwork(TypedModel[OutputT]):
         super().__init__()
         self.config = self._config = config
         self.input_conditioner: nn.Module = InputConditioner()
-        self.model = build_backbone(config)
+        self.model: Any = build_backbone(config)
         self.feature_normalizer = FeatureNormalizer(config.embed_dim) if config.feature_normalizer else None
         self.inter_feature_normalizer = (
             IntermediateFeatureNormalizer(
