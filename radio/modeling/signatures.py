@@ -31,7 +31,7 @@ class TypedModel(FineTunable, HubSurface, Generic[OutputT]):
             feature_fmt: FeatureFormat = "NLC",
             merge: None = None,
             tome: None = None,
-            num_tokens: int | None = None,
+            num_tokens: None = None,
         ) -> OutputT: ...
         @overload
         def __call__(
@@ -40,7 +40,7 @@ class TypedModel(FineTunable, HubSurface, Generic[OutputT]):
             feature_fmt: FeatureFormat = "NLC",
             merge: None = None,
             tome: None = None,
-            num_tokens: int | None = None,
+            num_tokens: None = None,
         ) -> list[OutputT]: ...
         @overload
         def __call__(
