@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge",
         type=merging,
         metavar="HOW",
-        help="merge spatial features to fewer tokens: keep=196, ratio=0.64 or r=100, and stride=3x3",
+        help="merge spatial features to fewer tokens: keep=196, at_most=196, ratio=0.64 or r=100, and stride=3x3",
     )
     results.add_argument(
         "--exact",
@@ -301,6 +301,7 @@ def merging(text: str) -> TokenMerging:
 
     kinds: dict[str, Any] = {
         "keep": int,
+        "at_most": int,
         "r": int,
         "ratio": float,
         "stride": _pair,

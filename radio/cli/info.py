@@ -90,6 +90,7 @@ def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> d
         "stored_as": dict(dtypes),
         "config": asdict(config),
         "summary_dim": config.summary_dim,
+        "trained_with_windows": release.vitdet if release else None,
     }
     if with_tensors:
         description["tensors"] = {
@@ -142,7 +143,7 @@ def _print(description: dict[str, Any]) -> None:
         ("resolution", f"best {height}x{width}, largest side {config['max_resolution']}"),
         ("prefix tokens", tokens),
         ("summary", f"{description['summary_dim']} numbers{teachers}"),
-        _attention(config),
+        _attention(config, description["trained_with_windows"]),
     ]
     rows += [("adaptor", _adaptor(adaptor)) for adaptor in config["adaptors"]] or [("adaptors", "none")]
     print_table(rows)
@@ -177,7 +178,7 @@ def _patch(config: dict[str, Any]) -> str:
     return f"{side} pixels; position embeddings {config['grid_size']}x{config['grid_size']}"
 
 
-def _attention(config: dict[str, Any]) -> tuple[str, str]:
+def _attention(config: dict[str, Any], trained_with_windows: bool | None) -> tuple[str, str]:
     """What can be chosen about which tokens see each other, or which output a model gives."""
     if eradio := config["eradio"]:
         sides = sorted({level["window_size"] for level in eradio["attention_levels"]})
@@ -186,11 +187,13 @@ def _attention(config: dict[str, Any]) -> tuple[str, str]:
         return "windows", f"{chosen}; {stored}" if chosen else stored
     if radio1d := config["radio1d"]:
         return "outputs", radio1d["neck_name"] or "encoder, decoder"
-    return "ViTDet", _vitdet(config)
+    return "ViTDet", _vitdet(config, trained_with_windows)
 
 
-def _vitdet(config: dict[str, Any]) -> str:
+def _vitdet(config: dict[str, Any], trained: bool | None) -> str:
     window = config["vitdet_window_size"]
+    if trained is False and not window:
+        return "not trained with windows"
     if config["vitdet_num_windowed"]:
         schedule = f"{config['vitdet_num_windowed']} windowed blocks between global ones"
     else:

@@ -31,23 +31,26 @@ def default_stride(grid: Grid, keep: int) -> Stride:
     return smallest_stride(grid, max(1, keep * 2 // 3))
 
 
-def check_request(keep: int | None, ratio: float | None, r: int | None) -> None:
+def check_request(keep: int | None, ratio: float | None, r: int | None, at_most: int | None = None) -> None:
     """Check what can be checked before the grid is known.
 
     Raises:
-        ValueError: Not exactly one of the three is given, or it is out of range on every grid.
+        ValueError: Not exactly one of the four is given, or it is out of range on every grid.
     """
-    given = {name: value for name, value in (("keep", keep), ("ratio", ratio), ("r", r)) if value is not None}
+    named = (("keep", keep), ("ratio", ratio), ("r", r), ("at_most", at_most))
+    given = {name: value for name, value in named if value is not None}
     if len(given) != 1:
+        got = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ValueError(
-            "give exactly one of keep (tokens that stay), ratio (share that is removed) and r (tokens that "
-            f"are removed); got {_request(keep, ratio, r) or 'none of them'}"
+            "give exactly one of keep (tokens that stay), ratio (share that is removed), r (tokens that are removed) "
+            f"and at_most (as keep, but smaller grids stay as they are); got {got or 'none of them'}"
         )
     for name, value in given.items():
         if name != "ratio" and not isinstance(value, int):
             raise ValueError(f"{name}={value!r} is impossible: it is a whole number of tokens (an int)")
-    if keep is not None and keep < 1:
-        raise ValueError(f"keep={keep} is impossible: at least one token stays")
+    for name, kept in (("keep", keep), ("at_most", at_most)):
+        if kept is not None and kept < 1:
+            raise ValueError(f"{name}={kept} is impossible: at least one token stays")
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(
             f"ratio={ratio} is impossible: it is the share of tokens to remove, at least 0 and below 1"

@@ -50,9 +50,10 @@ class TokenMerging:
     mode: Mode = "mean"
     order: Order = "raster"
     random_destinations: bool = False
+    at_most: int | None = None
 
     def __post_init__(self) -> None:
-        check_request(self.keep, self.ratio, self.r)
+        check_request(self.keep, self.ratio, self.r, self.at_most)
         check_stride(self.stride)
         check_mode(self.mode)
         _check_order(self.order)
@@ -81,7 +82,8 @@ class TokenMerging:
     ) -> MergePlan:
         """Decide what merges, from a metric (B, L, any), without merging anything; see `merge_tokens`."""
         _check_shapes(metric, grid, None, sizes)
-        kept, stride = resolve(grid, self.keep, self.ratio, self.r, self.stride)
+        keep = self.keep if self.at_most is None else min(self.at_most, grid[0] * grid[1])
+        kept, stride = resolve(grid, keep, self.ratio, self.r, self.stride)
         split = split_grid(grid, stride, metric.device, self.random_destinations, generator)
         return MergePlan.from_assignment(match(metric, split, kept, self.order), kept, grid, sizes)
 
@@ -99,6 +101,7 @@ def merge_tokens(
     order: Order = "raster",
     sizes: Tensor | None = None,
     random_destinations: bool = False,
+    at_most: int | None = None,
     generator: torch.Generator | None = None,
 ) -> MergedTokens:
     """Merge similar tokens of a grid by bipartite soft matching.
@@ -109,7 +112,7 @@ def merge_tokens(
     arguments and the grid alone, so all shapes are static and `torch.compile(fullgraph=True)` works
     (`generator` aside, which it does not take).
 
-    Give exactly one of `keep`, `ratio` and `r`.
+    Give exactly one of `keep`, `ratio`, `r` and `at_most`.
 
     Args:
         features: (B, L, C) spatial features, any floating dtype. Gradients flow through the merged values;
@@ -131,6 +134,7 @@ def merge_tokens(
         sizes: (B, L) positive: how many patches each input token stands for already; None for one each.
         random_destinations: Draw each cell's destination, alike for the whole batch; otherwise it is the
             top-left token.
+        at_most: As `keep`, but a grid that has no more tokens than that stays as it is. For images of any size.
         generator: Source of randomness for `random_destinations`.
 
     Returns:
@@ -144,7 +148,7 @@ def merge_tokens(
     ToMe (Bolya et al. 2022, arXiv 2210.09461, section 3) on the cells of ToMeSD (Bolya & Hoffman 2023, arXiv
     2303.17604).
     """
-    merging = TokenMerging(keep, ratio, r, stride, mode, order, random_destinations)
+    merging = TokenMerging(keep, ratio, r, stride, mode, order, random_destinations, at_most)
     return merging(features, grid, metric=metric, sizes=sizes, generator=generator)
 
 

@@ -399,3 +399,18 @@ def test_in_network_schedule() -> None:
         InNetworkMerging(r=[1, 0, 2]).schedule(4)
     with pytest.raises(ValueError, match="at least 0"):
         InNetworkMerging(r=-1)
+
+
+def test_at_most_leaves_small_grids_as_they_are() -> None:
+    features = torch.randn(1, 48, 16, generator=torch.Generator().manual_seed(0))
+    merging = TokenMerging(at_most=20)
+    assert merging(features, (6, 8)).features.shape == (1, 20, 16)
+    small = merging(features[:, :12], (3, 4))
+    assert torch.equal(small.features, features[:, :12])
+    assert small.sizes.tolist() == [[1.0] * 12]
+    exact = merge_tokens(features, (6, 8), keep=20)
+    assert torch.equal(merge_tokens(features, (6, 8), at_most=20).features, exact.features)
+    with pytest.raises(ValueError, match="exactly one of keep .*at_most.*got keep=3, at_most=4"):
+        TokenMerging(keep=3, at_most=4)
+    with pytest.raises(ValueError, match="at_most=0 is impossible"):
+        TokenMerging(at_most=0)
