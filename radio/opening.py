@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -31,14 +32,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "eradio_window_size": ((int, str), "a whole number or the name of a rule"),
     "neck_name": ((str,), "the name of an output, or None for both"),
 }
-_CHOICES = (
-    "vitdet_window_size",
-    "vitdet_num_global",
-    "vitdet_num_windowed",
-    "pos_embed_align_corners",
-    "eradio_window_size",
-    "neck_name",
-)
+_SETTINGS = {field.name for field in fields(Settings)}
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -75,13 +69,12 @@ def open_model(
 ) -> tuple[Model, Checkpoint]:
     """Build a model of any class of `RADIONetwork`, and say which checkpoint it came from. Arguments as
     `radio.load_model`."""
-    given: dict[str, Any] = dict(options)
-    unknown = [name for name in given if name not in LoadOptions.__annotations__]
+    unknown = [name for name in options if name not in LoadOptions.__annotations__]
     if unknown:
         own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
         raise unknown_argument("load_model", unknown[0], own)
     place = _resolve_device(device)
-    choices = _choices(**{name: given.get(name) for name in _CHOICES})
+    choices = _choices(**{name: value for name, value in options.items() if name in _SETTINGS})
     download = DownloadOptions(
         cache_dir=options.get("cache_dir"),
         revision=options.get("revision"),
