@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import http.server
-import os
-import socket
 import threading
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from irregular import KINDS, make_irregular
 from PIL import Image
 
 from radio import ImageError
@@ -162,15 +161,8 @@ def test_other_formats_are_refused(kind, tmp_path):
 def test_only_regular_files(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "clip.mp4"
-    if kind == "FIFO":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind("clip.mp4")
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
+    if kind in KINDS:
+        make_irregular(kind, path)
     elif kind == "long name":
         path = tmp_path / ("x" * 400 + ".mp4")
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import stat
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from irregular import KINDS, make_irregular
 from PIL import Image
 
 from radio import ImageError, load_model
@@ -99,15 +99,8 @@ def test_pgm_and_pbm_are_ppm(tmp_path):
 def test_what_is_no_regular_file_is_refused_at_once(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "photo.jpg"
-    if kind == "FIFO":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind("photo.jpg")
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
+    if kind in KINDS:
+        make_irregular(kind, path)
     elif kind == "link to itself":
         path.symlink_to(path)
     else:
