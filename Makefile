@@ -9,13 +9,17 @@ BIN := $(VENV)/bin
 PYTHON_LOWEST ?= python3.10
 LOWEST := $(VENV)-lowest
 
-.PHONY: demo test test-lowest lint clean
+.PHONY: demo test test-slow test-lowest lint clean
 
 demo: $(VENV)/.installed
 	VENV=$(VENV) bash examples/demo.sh
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+# What takes long: before a release, and before a change to what these tests cover.
+test-slow: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
 # The core of the suite, without slow tests, with the versions of tests/lowest.txt. Left out is what newer packages serve:
 # types, benchmarks against peers, data sets, search, training, fine-tuning, export and quantization.

@@ -91,7 +91,6 @@ def test_lora_with_gradient_checkpointing() -> None:
     assert all(gradient.abs().sum() > 0 for gradient in with_them)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["DistributedDataParallel", "fully_shard"])
 def test_two_processes(way: str, tmp_path: Path) -> None:
     """torchrun with two processes on the CPU; each has its own images, and one file comes out."""

@@ -180,7 +180,6 @@ def test_processes_share_every_image_once():
     assert Processes(0, 1, torch.device("cpu")).sum([1, 2]) == [1, 2]
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(folder, text_towers, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _run(

@@ -201,10 +201,12 @@ def test_a_write_that_fails_names_the_output(tmp_path):
 
 
 _SLOW_WRITER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from radio import cli
 from radio.cli import models
 from radio.files import atomic_write, staging
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 
 def run(args):
     target = pathlib.Path(sys.argv[1])

@@ -6,17 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def _mypy(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mypy", "--strict-equality", str(path)]
+    command = [sys.executable, "-m", "mypy", str(path)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
 
 
-@pytest.mark.slow
 def test_mypy_accepts_what_users_write(tmp_path):
     done = _mypy(ROOT / "tests" / "typed_use.py")
     assert done.returncode == 0, done.stdout

@@ -405,7 +405,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
 def test_killed_at_random_times_and_resumed_it_is_the_same(
     mixed: Path, whole: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -436,7 +435,6 @@ def test_killed_at_random_times_and_resumed_it_is_the_same(
     assert not list((out / ".radio" / "unfinished").iterdir())
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_loses_nothing(
     mixed: Path, whole: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

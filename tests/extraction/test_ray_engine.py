@@ -33,8 +33,6 @@ _QUICK_TO_NOTICE = {
     "health_check_failure_threshold": 3,
 }
 
-pytestmark = pytest.mark.slow
-
 
 def start_node(*arguments: str) -> subprocess.Popen[bytes]:
     """A node of one core on the loopback interface, in a process group of its own."""
@@ -168,6 +166,7 @@ def test_a_node_killed_in_the_middle_loses_nothing(
     assert_same(out, expected)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_node_is_told_in_a_line(
     cluster: str, data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +184,7 @@ def test_what_goes_wrong_in_a_node_is_told_in_a_line(
     assert extract_with_ray(*arguments, address=cluster, actors=1, workers=1).rows == 25
 
 
+@pytest.mark.slow
 def test_what_one_engine_began_the_other_ends(
     cluster: str,
     data: Path,

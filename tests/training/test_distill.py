@@ -230,7 +230,6 @@ def _command(path: Path, processes: int) -> list[str]:
     return [*start, "radio", "--debug", "train", str(path)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, processes: int) -> None:
     pictures(tmp_path / "pictures", 7)
