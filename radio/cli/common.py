@@ -20,10 +20,27 @@ _LONGEST_LINE = 2000
 """Characters of a line on a terminal."""
 
 
+def choose_model(args: argparse.Namespace, with_text: bool = False) -> str:
+    """The model that ``--model`` names. If it names none, one that can be had, which `args` then names.
+
+    Args:
+        args: The parsed arguments of a command whose ``--model`` is optional.
+        with_text: It must understand words.
+
+    Raises:
+        DownloadError: It must understand words, and none that does can be had.
+    """
+    from radio.demo import choose_version
+
+    if args.model is None:
+        args.model = choose_version(with_text)
+    return str(args.model)
+
+
 def load_chosen_model(
     args: argparse.Namespace, adaptors: Sequence[str] | None = None, **options: Any
 ) -> RADIOModel:
-    """Load the model that ``--model`` and the options of `radio.cli.options.add_execution` choose.
+    """Load the model that `choose_model` and the options of `radio.cli.options.add_execution` choose.
 
     Args:
         args: The parsed arguments.
@@ -33,7 +50,7 @@ def load_chosen_model(
     from radio import load_model
 
     return load_model(
-        args.model,
+        choose_model(args),
         adaptors=args.adaptor if adaptors is None else adaptors,
         device=args.device,
         dtype=args.dtype,

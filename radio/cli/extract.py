@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import load_chosen_model, show
+from radio.cli.common import choose_model, load_chosen_model, show
 from radio.cli.options import (
     add_adaptor,
     add_batch_size,
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=str,
     )
-    add_model(parser)
+    add_model(parser, optional=True)
     add_adaptor(parser, "also a column of vectors in this teacher's space (clip, ...); may be repeated")
     add_size(parser)
     results = parser.add_argument_group("results")
@@ -193,7 +193,7 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
     listing = list_inputs(
         args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
     )
-    model = ModelSource(args.model, args.adaptor, args.device, args.dtype, args.vitdet_window_size)
+    model = ModelSource(choose_model(args), args.adaptor, args.device, args.dtype, args.vitdet_window_size)
     with _Display() as display:
         return extract_with_ray(
             listing,

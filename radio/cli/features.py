@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
     add_output(parser, "OUT.safetensors, OUT.npz, or a folder", type=str)
-    add_model(parser)
+    add_model(parser, optional=True)
     add_adaptor(parser, "also give the outputs in this teacher's space (clip, sam, ...); may be repeated")
     add_size(parser)
     add_feature_fmt(parser, "NCHW")

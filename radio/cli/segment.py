@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from radio.cli.common import print_table, show
-from radio.cli.labels import add_label_arguments, load_with_text, read_labels
+from radio.cli.labels import DEFAULT_WITH_TEXT, add_label_arguments, load_with_text, read_labels
 from radio.cli.options import add_execution, add_json, add_model, add_output, add_size, positive_int
 from radio.files import Outputs
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     add_output(parser, "where the picture goes", metavar="PICTURE")
     add_label_arguments(parser)
-    add_model(parser)
+    add_model(parser, optional=True, default_help=DEFAULT_WITH_TEXT)
     add_size(parser, default_help="its own, the short side at least what the model prefers")
     parser.add_argument(
         "--window", type=positive_int, metavar="PIXELS", help="side of the crops that cover a large image"

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--at", type=_point, metavar="X,Y", help="a pixel of the image; the patch that covers it is chosen"
     )
     add_output(parser, "by default NAME-similar.png in this folder", required=False, metavar="PICTURE")
-    add_model(parser)
+    add_model(parser, optional=True)
     add_adaptor(parser, "compare in a teacher's space (sam, dino_v2, ...), one for all images")
     add_size(parser)
     parser.add_argument("--attention", action="store_true", help="show attention, not similarity")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radio.cli.common import find_images, print_table, progress, show, without_unreadable
-from radio.cli.labels import add_label_arguments, load_with_text, read_labels
+from radio.cli.labels import DEFAULT_WITH_TEXT, add_label_arguments, load_with_text, read_labels
 from radio.cli.options import (
     add_execution,
     add_json,
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them"
     )
     add_label_arguments(parser)
-    add_model(parser)
+    add_model(parser, optional=True, default_help=DEFAULT_WITH_TEXT)
     add_size(parser)
     parser.add_argument(
         "--top", type=positive_int, default=5, metavar="N", help="labels to show (default: 5)"
