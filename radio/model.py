@@ -190,6 +190,7 @@ class RADIOModel(RADIONetwork[OutputT]):
             summary_idxs=self._summary_idxs,
             dtype=str(self.dtype).removeprefix("torch."),
             vitdet_window_size=self.window_size,
+            eradio=self._config.eradio and replace(self._config.eradio, window_size=self.model.window_size),
         )
         write_hub_repo(folder, config, self.state_dict())
 

@@ -190,6 +190,8 @@ def test_attributes(checkpoint):
     assert (model.patch_size, model.max_resolution, model.window_size) == (16, 2048, None)
     assert (model.preferred_resolution.height, model.preferred_resolution.width) == (768, 768)
     assert (model.embed_dim, model.summary_dim) == (64, 192)
+    assert (model._patch_size, model._max_resolution, model._window_size) == (16, 2048, None)
+    assert tuple(model.get_nearest_supported_resolution(torch.tensor(500), torch.tensor(700))) == (496, 704)
     assert (model.num_summary_tokens, model.num_cls_tokens) == (8, 4)
     assert len(model.blocks) == 12
     assert model.switch_to_deploy() is None
@@ -438,6 +440,16 @@ def test_summary_from_chosen_class_tokens(checkpoint, image):
     assert model.summary_dim == 64
 
 
+def test_state_dicts_of_the_public_code_have_the_summary_too(checkpoint):
+    model = hub_load(checkpoint)
+    state = {**model.state_dict(), "summary_idxs": torch.tensor([2, 0])}
+    assert not any(model.load_state_dict(state))
+    assert model.summary_idxs.tolist() == [2, 0]
+    outer = nn.ModuleDict({"backbone": hub_load(checkpoint)})
+    outer.load_state_dict({f"backbone.{name}": value for name, value in state.items()})
+    assert outer["backbone"].summary_dim == 2 * 64
+
+
 def test_unknown_versions_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown version 'radio_v9'; released: radio_v2\.5-b"):
         hub_load("radio_v9")
@@ -596,6 +608,9 @@ def test_other_families(reference):
     with torch.no_grad():
         eradio = hub_load(str(reference / "eradio" / "checkpoint.pth.tar"), eradio_window_size="optimal")
         assert eradio(x, feature_fmt="NCHW").features.shape[-2:] == (6, 8)
+        by_hand = hub_load(str(reference / "eradio" / "checkpoint.pth.tar"))
+        by_hand.model.set_optimal_window_size(x.shape[2:])  # as the public README has it
+        assert torch.equal(by_hand(x).features, eradio(x).features)
         path = str(reference / "radio1d" / "checkpoint.pth.tar")
         assert list(hub_load(path)(x, num_tokens=5)) == ["encoder", "decoder"]
         assert hub_load(path, neck_name="encoder")(x, num_tokens=5).features.shape[1] == 5

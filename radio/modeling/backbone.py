@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from radio.modeling.patch_generator import (
     PlainPatchEmbed,
     resize_plain_position_embedding,
 )
-from radio.modeling.protocol import Collector, Option, ReadOut
+from radio.modeling.protocol import Collector, Option, PassOptions, ReadOut
 from radio.modeling.timm_surface import TimmSurface
 from radio.modeling.token_merging.block_merger import BlockMerger
 from radio.modeling.windows import Windows
@@ -88,25 +89,24 @@ class Backbone(TimmSurface):
         """This one."""
         return self
 
-    def forward(
-        self,
-        x: Tensor | Sequence[Tensor],
-        windows: Windows | None = None,
-        collector: Collector | None = None,
-        merger: BlockMerger | None = None,
-    ) -> tuple[Tensor, TokenLayout]:
+    def forward(self, x: Tensor | Sequence[Tensor], options: PassOptions | None = None) -> Any:
         """Run images in one pass.
 
         Args:
             x: Normalized images: a batch (B, 3, H, W), or a list of (3, H, W), each of its own size.
-            windows: ViTDet windows; None for global attention in every block.
-            collector: Takes intermediate outputs.
-            merger: Merges patch tokens in every block; not together with windows.
+            options: What the pass is asked for. Without, it is a call as of timm's vision transformers.
 
         Returns:
             Tokens before the final norm, and where each image's tokens lie in them: (B, T + L, C) for a batch,
-            (1, sum of (T + L), C) for a list; prefix tokens, then patches in raster order.
+            (1, sum of (T + L), C) for a list; prefix tokens, then patches in raster order. Without options the tokens
+            alone, after the final norm.
         """
+        if options is None:
+            return self.norm(self._run(x, PassOptions())[0])
+        return self._run(x, options)
+
+    def _run(self, x: Tensor | Sequence[Tensor], options: PassOptions) -> tuple[Tensor, TokenLayout]:
+        windows, collector, merger = options
         side = windows.side if windows else None
         images = [x] if isinstance(x, Tensor) else x
         layout = TokenLayout(self.num_prefix_tokens, [self._grid(image, side or 1) for image in images], side)
@@ -139,7 +139,7 @@ class Backbone(TimmSurface):
         num_tokens: int | None = None,
     ) -> Sequence[ReadOut]:
         """The one output of a ViT, from the tokens after the final norm, as `BackboneProtocol` says."""
-        tokens, layout = self(x, windows, collector, merger)
+        tokens, layout = self(x, PassOptions(windows, collector, merger))
         if collector is None or self.normalizes_with_layers:
             tokens = self.norm(tokens)
         return [ReadOut(tokens, layout)]
@@ -186,9 +186,9 @@ class DINOv2Backbone(TimmSurface):
         super().__init__()
         self.inner = Backbone(config)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, TokenLayout]:
+    def forward(self, x: Tensor | Sequence[Tensor], options: PassOptions | None = None) -> Any:
         """As the ViT inside."""
-        return self.inner(x)
+        return self.inner(x, options)
 
     @property
     def vit(self) -> Backbone:
@@ -204,3 +204,33 @@ class DINOv2Backbone(TimmSurface):
     def embed_dim(self) -> int:
         """Width C of the tokens."""
         return self.inner.embed_dim
+
+    @property
+    def patch_size(self) -> int:
+        """Side P of a patch, in pixels."""
+        return self.inner.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class tokens and registers before the patches."""
+        return self.inner.num_prefix_tokens
+
+    @property
+    def num_cls_tokens(self) -> int:
+        """Class tokens."""
+        return self.inner.num_cls_tokens
+
+    @property
+    def patch_generator(self) -> PatchGenerator | None:
+        """Patches, position embeddings and prefix tokens."""
+        return self.inner.patch_generator
+
+    @property
+    def norm(self) -> nn.Module:
+        """The final norm."""
+        return self.inner.norm
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether the blocks are computed anew in the backward pass."""
+        return self.inner.grad_checkpointing

@@ -38,14 +38,19 @@ class LayerScale(nn.Module):
 
 
 class Mlp(nn.Module):
-    """``fc2(norm(gelu(fc1(x))))``, with the exact GELU; the norm is the identity in most versions."""
+    """``fc2(norm(gelu(fc1(x))))``, with the exact GELU; the norm is the identity in most versions.
+
+    timm's ``drop1`` and ``drop2`` are there and do nothing, as in `Attention`.
+    """
 
     def __init__(self, dim: int, hidden_dim: int, norm: bool, bias: bool = True) -> None:
         super().__init__()
         self.fc1 = AdaptiveLinear(dim, hidden_dim, bias=bias)
         self.act = nn.GELU()
+        self.drop1 = nn.Dropout(0.0)
         self.norm = nn.LayerNorm(hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
         self.fc2 = AdaptiveLinear(hidden_dim, dim, bias=bias)
+        self.drop2 = nn.Dropout(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.norm(self.act(self.fc1(x))))
@@ -76,6 +81,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
+        self.attn_dim = dim
         self.scale = self.head_dim**-0.5
         self.qkv = AdaptiveLinear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = nn.Identity()

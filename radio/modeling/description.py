@@ -61,8 +61,20 @@ class DescribedModel(nn.Module):
 
     @property
     def _patch_size(self) -> int:
-        """`patch_size` under the name that some integrations read."""
+        """`patch_size` under the name that some integrations read; the same for the three that follow."""
         return self.patch_size
+
+    @property
+    def _max_resolution(self) -> int:
+        return self.max_resolution
+
+    @property
+    def _preferred_resolution(self) -> Resolution:
+        return self.preferred_resolution
+
+    @property
+    def _window_size(self) -> int | None:
+        return self.window_size
 
     @property
     def radio_model(self) -> DescribedModel:
@@ -129,7 +141,17 @@ class DescribedModel(nn.Module):
         Halfway between two, it is the even multiple of the step, as in the public code.
         """
         step = self.min_resolution_step
-        return Resolution(*(max(round(side / step), 1) * step for side in (height, width)))
+        return Resolution(*(max(round(float(side) / step), 1) * step for side in (height, width)))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Take what PyTorch's `load_state_dict` found for this module.
+
+        State dicts of the public code have ``summary_idxs`` among their tensors, which sets it here too.
+        """
+        chosen = state_dict.pop(f"{prefix}summary_idxs", None)
+        if chosen is not None:
+            self.summary_idxs = chosen
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def split_summary(self, summary: Tensor) -> dict[str, Tensor]:
         """The part of a backbone summary (B, n·C) that belongs to each of its n teachers, (B, C) each."""

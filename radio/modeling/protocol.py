@@ -67,6 +67,20 @@ class Collector(Protocol):
         ...
 
 
+class PassOptions(NamedTuple):
+    """What a pass through the blocks of a ViT is asked for.
+
+    Attributes:
+        windows: ViTDet windows; None for global attention in every block.
+        collector: Takes intermediate outputs.
+        merger: Merges patch tokens in every block; not together with windows.
+    """
+
+    windows: Windows | None = None
+    collector: Collector | None = None
+    merger: BlockMerger | None = None
+
+
 class BackboneProtocol(Protocol):
     """A backbone: images in; final tokens out, with where they lie.
 

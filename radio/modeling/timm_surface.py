@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from radio.modeling.intermediates import IntermediateCollector, resolve_indices
 from radio.modeling.layout import TokenLayout
 from radio.modeling.outputs import FeatureFormat, Grid, to_format
+from radio.modeling.protocol import PassOptions
 
 
 class ViT(Protocol):
     """What the surface needs of a ViT."""
 
     embed_dim: int
+    patch_size: int
+    num_cls_tokens: int
     num_prefix_tokens: int
     grad_checkpointing: bool
     blocks: nn.ModuleList
+    norm: nn.Module
 
-    @property
-    def norm(self) -> nn.Module: ...
-
-    def __call__(
-        self, x: Tensor, *, collector: IntermediateCollector | None = None
-    ) -> tuple[Tensor, TokenLayout]: ...
+    def __call__(self, x: Tensor, options: PassOptions) -> tuple[Tensor, TokenLayout]: ...
 
 
 class TimmSurface(nn.Module):
@@ -34,14 +34,24 @@ class TimmSurface(nn.Module):
     Attributes:
         num_classes: 0.
         global_pool: Empty: nothing is pooled.
-        patch_drop, norm_pre, fc_norm, head_drop, head: Do nothing; code that runs the parts one by one calls them.
+        attn_pool: None.
+        in_chans: 3.
+        dynamic_img_size: True: images may have any size that the patches fit.
+        no_embed_class: True: prefix tokens have no position embeddings, but for plain ViTs.
+        pos_drop, patch_drop, norm_pre, fc_norm, head_drop, head: Do nothing; code that runs the parts one by one calls
+            them.
     """
 
     num_classes = 0
     global_pool = ""
+    attn_pool = None
+    in_chans = 3
+    dynamic_img_size = True
+    no_embed_class = True
 
     def __init__(self) -> None:
         super().__init__()
+        self.pos_drop = nn.Identity()
         self.patch_drop = nn.Identity()
         self.norm_pre = nn.Identity()
         self.fc_norm = nn.Identity()
@@ -58,10 +68,104 @@ class TimmSurface(nn.Module):
         """Width C of the tokens."""
         return self.vit.embed_dim
 
+    @property
+    def head_hidden_size(self) -> int:
+        """Width C of what a classifier would read."""
+        return self.vit.embed_dim
+
+    @property
+    def num_reg_tokens(self) -> int:
+        """Number of registers among the prefix tokens."""
+        return self.vit.num_prefix_tokens - self.vit.num_cls_tokens
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether there are class tokens among the prefix tokens."""
+        return self.vit.num_cls_tokens > 0
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Every block's place, width and stride."""
+        vit = self.vit
+        return [
+            {"module": f"blocks.{i}", "num_chs": vit.embed_dim, "reduction": vit.patch_size}
+            for i in range(len(vit.blocks))
+        ]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens (B, T + L, C) after the final norm: prefix tokens, then patches in raster order."""
-        tokens, _ = self.vit(x)
+        tokens, _ = self.vit(x, PassOptions())
         return self.vit.norm(tokens)
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Tokens (B, T + L, C) as they are; with ``"token"`` the first class token (B, C), with ``"avg"`` the mean of the
+        patches (B, C), with ``"max"`` their maximum.
+
+        Raises:
+            ValueError: Another kind of pooling.
+        """
+        kind = self.global_pool if pool_type is None else pool_type
+        patches = x[:, self.vit.num_prefix_tokens :]
+        if kind == "":
+            return x
+        if kind == "token":
+            return x[:, 0]
+        if kind == "avg":
+            return patches.mean(dim=1)
+        if kind == "max":
+            return patches.amax(dim=1)
+        raise ValueError(f"unknown pooling {kind!r}; allowed: '', 'token', 'avg', 'max'")
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What `forward_features` gave, pooled; there is no classifier, so `pre_logits` changes nothing."""
+        return self.pool(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier: an identity."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Choose the pooling of `forward_head`.
+
+        Raises:
+            ValueError: A classifier is asked for.
+        """
+        if num_classes:
+            raise ValueError(
+                "a RADIO backbone has no classifier; put a linear layer on the model's summary, or use "
+                "timm.create_model(..., num_classes=...) of radio.timm, which has one"
+            )
+        if global_pool is not None:
+            self.pool(torch.empty(1, 1 + self.vit.num_prefix_tokens, 1), global_pool)  # refuses other kinds
+            self.global_pool = global_pool
+
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Does nothing: weights come from a file."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Does nothing, under the name that vision-language models look up."""
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names by depth, for learning rates that decay from layer to layer."""
+        return {
+            "stem": r"^(?:inner\.)?(?:patch_generator|patch_embed|cls_token|pos_embed)",
+            "blocks": [(r"^(?:inner\.)?blocks\.(\d+)", None), (r"^(?:inner\.)?norm", (99999,))],
+        }
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks behind the last intermediate at `indices`; returns their block numbers.
+
+        Raises:
+            ValueError: A block that is not there.
+        """
+        vit = self.vit
+        taken = resolve_indices(indices, len(vit.blocks))
+        vit.blocks = vit.blocks[: taken[-1] + 1]
+        if prune_norm:
+            vit.norm = nn.Identity()
+        return taken
 
     def forward_intermediates(
         self,
@@ -72,6 +176,7 @@ class TimmSurface(nn.Module):
         stop_early: bool = False,
         output_fmt: FeatureFormat = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
     ) -> Any:
         """Outputs of intermediate blocks, without windows, normalizers and adaptors.
 
@@ -83,6 +188,8 @@ class TimmSurface(nn.Module):
             stop_early: Do not run blocks after the last one taken; only with `intermediates_only`.
             output_fmt: ``"NCHW"`` or ``"NLC"``.
             intermediates_only: Leave the final tokens out.
+            output_dict: Return a dict with timm's names: ``"image_intermediates"``, ``"image_intermediates_prefix"``
+                and ``"image_features"`` (the final tokens).
 
         Returns:
             The list of intermediates; unless `intermediates_only`, a pair of the normalized final tokens
@@ -96,8 +203,15 @@ class TimmSurface(nn.Module):
         collector = IntermediateCollector(
             taken, depth, None, "sparse", "none", stop_early and intermediates_only
         )
-        tokens, layout = vit(x, collector=collector)
+        tokens, layout = vit(x, PassOptions(collector=collector))
         layers = [vit.norm(layer) if norm else layer for layer in collector.outputs]
+        if output_dict:
+            named: dict[str, Any] = {
+                "image_intermediates": [self._layer(i, layout.grids[0], output_fmt, False) for i in layers]
+            }
+            if return_prefix_tokens:
+                named["image_intermediates_prefix"] = [i[:, : vit.num_prefix_tokens] for i in layers]
+            return named if intermediates_only else {**named, "image_features": vit.norm(tokens)}
         outputs = [self._layer(layer, layout.grids[0], output_fmt, return_prefix_tokens) for layer in layers]
         return outputs if intermediates_only else (vit.norm(tokens), outputs)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from radio.modeling.block import Block
 from radio.modeling.layout import TokenLayout
 from radio.modeling.network import RADIONetwork
+from radio.modeling.protocol import PassOptions
 from radio.modeling.windows import Windows
 
 
@@ -144,6 +145,6 @@ def _tokens_before(model: RADIONetwork, image: Tensor, block: int, windows: Wind
     if block == 0:
         return model.backbone.embed(x)
     last = _Last(block - 1)
-    model.backbone(x, windows, last)
+    model.backbone(x, PassOptions(windows, last))
     assert last.tokens is not None
     return last.tokens

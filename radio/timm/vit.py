@@ -13,6 +13,7 @@ from radio.modeling.intermediates import IntermediateCollector, resolve_indices
 from radio.modeling.layout import TokenLayout
 from radio.modeling.network import RADIONetwork
 from radio.modeling.outputs import to_format
+from radio.modeling.protocol import PassOptions
 
 Pool = Literal["token", "avg", ""]
 _POOLS = ("token", "avg", "")
@@ -212,13 +213,8 @@ class RADIOViT(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith(names)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass, to save memory.
-
-        Raises:
-            NotImplementedError: It is not there yet.
-        """
-        if enable:
-            raise NotImplementedError("gradient checkpointing is not supported by RADIO models")
+        """Compute the blocks anew in the backward pass instead of keeping their activations."""
+        self.radio_model.set_grad_checkpointing(enable)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -239,7 +235,7 @@ class RADIOViT(nn.Module):
         """Tokens (B, T + L, C) before the final norm, and where they lie."""
         network = self.radio_model
         check_images(x, network.min_resolution_step, network.get_nearest_supported_resolution)
-        return network.backbone(network.input_conditioner(x), network.windows, collector)
+        return network.backbone(network.input_conditioner(x), PassOptions(network.windows, collector))
 
     def _finish(self, tokens: Tensor) -> Tensor:
         tokens = self.radio_model.backbone.norm(tokens)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from radio import load_model
+
+NOT_HERE = {
+    *("patch_embed", "pos_embed", "cls_token", "reg_token"),  # the patch generator has them
+    *("load_pretrained", "set_input_size", "weight_init_mode", "fix_init", "fix_init_weight"),  # how timm starts
+    *("pool_include_prefix", "gate", "is_causal"),  # newer options that are off by default
+}
 
 FOLDERS = ["v2_5", "dinov2_giant", "no_cpe_patch14", "layer_scale_norm"]
 
@@ -121,3 +129,38 @@ def test_no_weight_decay(model):
     names = model.model.no_weight_decay()
     assert names
     assert all("pos_embed" in name or "cls_token" in name for name in names)
+
+
+def _own(module: nn.Module) -> set[str]:
+    return {name for name in set(dir(module)) - set(dir(nn.Module())) if not name.startswith("_")}
+
+
+def test_every_name_of_timm(model):
+    timm = VisionTransformer(img_size=32, embed_dim=8, depth=1, num_heads=1, num_classes=0, global_pool="")
+    ours, theirs = model.model.blocks[0], timm.blocks[0]
+    pairs = [(model.model, timm), (ours, theirs), (ours.attn, theirs.attn)]
+    pairs += [(ours.mlp, theirs.mlp)] if hasattr(ours.mlp, "fc1") else []  # SwiGLU has other parts
+    for own, other in pairs:
+        assert not _own(other) - _own(own) - NOT_HERE, type(own)
+
+
+@torch.inference_mode()
+def test_heads_as_in_timm(model, x):
+    vit = model.model
+    tokens = vit.forward_features(x)
+    assert torch.equal(vit(x), tokens)
+    assert torch.equal(vit.forward_head(tokens), tokens)
+    assert torch.equal(vit.pool(tokens, "avg"), tokens[:, model.num_summary_tokens :].mean(dim=1))
+    assert vit.num_reg_tokens == model.config.num_registers
+    named = vit.forward_intermediates(x, [1], return_prefix_tokens=True, output_dict=True)
+    final, [(patches, prefix)] = vit.forward_intermediates(x, [1], return_prefix_tokens=True)
+    assert torch.equal(named["image_intermediates"][0], patches)
+    assert torch.equal(named["image_intermediates_prefix"][0], prefix)
+    assert torch.equal(named["image_features"], final)
+    with pytest.raises(ValueError, match="no classifier"):
+        vit.reset_classifier(10)
+    assert [info["num_chs"] for info in vit.feature_info] == [model.embed_dim] * len(model.blocks)
+    assert vit.prune_intermediate_layers([1]) == [1]
+    assert len(model.blocks) == 2
+    last = model.model.forward_intermediates(x, 1, intermediates_only=True)
+    assert torch.equal(last[0], patches)

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from radio import load_model
+from radio.modeling.protocol import PassOptions
 from radio.modeling.windows import to_raster_order, to_window_order, window_schedule
 
 
@@ -88,7 +89,7 @@ def test_windows_cost_two_reorderings_and_no_gather(reference):
         path = reference / "v2_5" / "checkpoint.pth.tar"
         model = load_model(path, device="cpu", vitdet_window_size=window)
         with torch.inference_mode(), _Operations() as recorded:
-            model.backbone(torch.rand(1, 3, 128, 128), model.windows)
+            model.backbone(torch.rand(1, 3, 128, 128), PassOptions(model.windows))
         return recorded.names
 
     windowed, plain = operations(4), operations(None)

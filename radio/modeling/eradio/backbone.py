@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from radio.config import RadioConfig
 from radio.modeling.eradio.attention import AttentionLevel
 from radio.modeling.eradio.convolutions import C2f, Downsample, Neck, Stem
-from radio.modeling.eradio.windows import WINDOW_RULES
+from radio.modeling.eradio.windows import WINDOW_RULES, optimal_window
 from radio.modeling.layout import TokenLayout
 from radio.modeling.protocol import Collector, Option, ReadOut
 from radio.modeling.token_merging.block_merger import BlockMerger
@@ -105,6 +105,14 @@ class ERadioBackbone(nn.Module):
         fine = third(second.downsample(x), window, self.grad_checkpointing)  # type: ignore[operator]
         coarse = fourth(third.downsample(fine), window, self.grad_checkpointing)  # type: ignore[operator]
         return self.high_res_neck(fine, coarse)
+
+    def set_optimal_window_size(self, image_dim: Sequence[int]) -> None:
+        """Set the side of the attention windows by the public code's rule, for images (height, width) from now on.
+
+        Loading with ``eradio_window_size="optimal"`` does the same for each size by itself.
+        """
+        height, width = (int(side) for side in image_dim)
+        self.window_size = optimal_window(height, width)
 
     def _window(self, height: int, width: int) -> int | None:
         """Side of the attention windows for images of this size; None for the file's own."""
