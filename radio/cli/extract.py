@@ -22,7 +22,7 @@ from radio.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from radio.extraction import ExtractionOptions, Progress, Report
+    from radio.extraction import ExtractionOptions, Listing, Progress, Report
     from radio.modeling.token_merging import TokenMerging
 
 _EPILOG = """\
@@ -167,6 +167,7 @@ def _plain(args: argparse.Namespace, options: ExtractionOptions) -> Report:
     listing = list_inputs(
         args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
     )
+    _tell_of_ignored(listing)
     model = load_chosen_model(args)
     with _Display() as display:
         return extract(
@@ -193,6 +194,7 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
     listing = list_inputs(
         args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
     )
+    _tell_of_ignored(listing)
     model = ModelSource(choose_model(args), args.adaptor, args.device, args.dtype, args.vitdet_window_size)
     with _Display() as display:
         return extract_with_ray(
@@ -208,6 +210,14 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
             batch_size=args.batch_size,
             workers=args.workers,
             on_progress=display,
+        )
+
+
+def _tell_of_ignored(listing: Listing) -> None:
+    if listing.ignored:
+        print(
+            f"radio extract: left out {listing.ignored} files whose names are none of images, tars, tables or videos",
+            file=sys.stderr,
         )
 
 

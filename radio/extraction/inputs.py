@@ -5,6 +5,7 @@ Nothing is decoded here. Tars are read header by header, tables by their footers
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import logging
@@ -20,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import fsspec
 
 from radio.data.video import VIDEO_SUFFIXES, open_container
-from radio.extraction.storage import PRIVATE, is_address, local_path
+from radio.extraction.storage import RUN, is_address, local_path
 from radio.images import IMAGE_SUFFIXES
 from radio.optional import require
 
@@ -42,10 +43,26 @@ _CONTAINERS: dict[str, Kind] = {
     ".feather": "arrow",
     **dict.fromkeys(VIDEO_SUFFIXES, "video"),
 }
-_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED_TARS = (
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+    *(".tar.lzma", ".tar.lz4", ".tar.lz", ".tar.z"),
+)
+_COMPRESSED_STARTS = (
+    b"\x1f\x8b",
+    b"\x1f\x9d",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+    b"\x04\x22\x4d\x18",
+)
+_UNPACK = "a compressed tar has to be read from its start; unpack it to a plain .tar first"
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 _CHUNK = 65536
 _TAR_BLOCK = 512
+_TAR_TAIL = 128 * _TAR_BLOCK
+_LONGEST = 2**62
+_ENDS_EARLY = 1.0
+"""Seconds at the end of a video without a frame, from which on it counts as cut off."""
 
 
 class Item(NamedTuple):
@@ -99,10 +116,17 @@ class Listing:
                 yield Item(name, KINDS[kind], os.fsdecode(source), os.fsdecode(detail), begin, length)
 
     def digest(self) -> str:
-        """A hash of the names and places of all inputs, in order."""
+        """A hash of the names and places of all inputs, in order.
+
+        Why something cannot be listed is left out: the words of an error may have addresses or numbers of their own
+        each time.
+        """
         result = hashlib.sha256()
+        why = pa.compute.equal(self.table["kind"], KINDS.index("unreadable"))
+        detail = pa.compute.if_else(why, pa.scalar(b""), self.table["detail"])
+        table = self.table.set_column(self.table.schema.get_field_index("detail"), "detail", detail)
         for start in range(0, len(self), _CHUNK):
-            for column in self.table.slice(start, _CHUNK).columns:
+            for column in table.slice(start, _CHUNK).columns:
                 if pa.types.is_integer(column.type):
                     result.update(column.to_numpy().tobytes())
                 else:  # no name has a NUL in it
@@ -166,10 +190,7 @@ def list_inputs(
             builder.add(item)
             found += 1
         if not found:
-            raise ValueError(
-                f"{text!r} has no images ({', '.join(IMAGE_SUFFIXES)}), tars (.tar), tables (.parquet, .arrow) "
-                "or videos"
-            )
+            raise ValueError(finder.why_nothing(text))
     if not given:
         raise ValueError("there is no input; give folders, files, patterns, lists or addresses")
     return Listing(builder.finish(), finder.ignored)
@@ -235,7 +256,13 @@ def find_image_column(schema: pa.Schema, wanted: str | None) -> str:
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_bytes(kind.field(index).type)
+        return index >= 0 and _is_bytes(kind.field(index).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     return any(check(kind) for check in checks)
 
@@ -317,6 +344,18 @@ class _Finder:
                 text.rstrip("/") if is_address(text) else os.path.realpath(os.path.expanduser(text))
             )
 
+    def why_nothing(self, argument: str) -> str:
+        """Why nothing was found in an argument."""
+        path = os.path.expanduser(local_path(argument))
+        if os.path.isdir(path) and os.path.realpath(path) == self._exclude:
+            return f"{argument!r} is the folder of the results; give another one for them (-o)"
+        if os.path.lexists(os.path.join(path, RUN)):
+            return f"{argument!r} has results of 'radio extract', which are no images"
+        return (
+            f"{argument!r} has no images ({', '.join(IMAGE_SUFFIXES)}), tars (.tar), tables (.parquet, .arrow) or "
+            "videos"
+        )
+
     def find(self, argument: str) -> Iterator[Item]:
         text = local_path(argument)
         if text == "-":
@@ -325,7 +364,7 @@ class _Finder:
             return self._find_remote(text)
         path = os.path.expanduser(text)
         if os.path.isdir(path):
-            return self._walk(path.rstrip("/") or "/", ())
+            return self._walk(path.rstrip("/") or "/")
         if os.path.lexists(path):
             if path.lower().endswith(LIST_SUFFIXES):
                 check_list(path)
@@ -348,11 +387,16 @@ class _Finder:
             return self._remote_files(fs, sorted(fs.find(path)), path.rstrip("/") + "/")
         return self._open(address, address)
 
-    def _remote_files(self, fs: Any, paths: Iterable[str], root: str) -> Iterator[Item]:
+    def _remote_files(self, fs: Any, paths: Sequence[str], root: str) -> Iterator[Item]:
+        results = tuple(path.removesuffix(RUN) for path in paths if path.endswith(f"/{RUN}"))
         for path in paths:
             address = fs.unstrip_protocol(path)
             hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
-            if hidden or (self._exclude and address.startswith(self._exclude + "/")):
+            if (
+                hidden
+                or path.startswith(results)
+                or (self._exclude and address.startswith(self._exclude + "/"))
+            ):
                 continue
             if _known(path):
                 yield from self._open(address, address)
@@ -360,6 +404,8 @@ class _Finder:
                 self.ignored += 1
 
     def _listed(self, content: bytes) -> Iterator[Item]:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Windows PowerShell writes it
+            content = content.decode("utf-16", "replace").encode()
         end = b"\0" if b"\0" in content else b"\n"
         for line in content.removeprefix(b"\xef\xbb\xbf").split(end):
             text = local_path(os.fsdecode(line.rstrip(b"\r\n")))
@@ -376,25 +422,28 @@ class _Finder:
             else:
                 self.ignored += 1
 
-    def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[Item]:
-        real = os.path.realpath(folder)
-        if real == self._exclude or real in above or os.path.isdir(os.path.join(folder, PRIVATE)):
-            return
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted((entry.name, entry.is_dir()) for entry in entries)
-        except OSError as error:
-            yield _unreadable(
-                folder, os.path.abspath(folder), f"the folder cannot be listed: {error.strerror}"
-            )
-            return
-        for name, is_folder in found:
-            path = os.path.join(folder, name)
-            if name.startswith("."):
-                continue
+    def _walk(self, root: str) -> Iterator[Item]:
+        """Depth first, sorted by name, and without recursion: folders may be nested deeper than calls."""
+        above: list[str] = []  # the real paths of the folders that this one lies in
+        waiting = [(root, True, 0)]
+        while waiting:
+            path, is_folder, depth = waiting.pop()
             if is_folder:
-                yield from self._walk(path, (*above, real))
-            elif _known(name):
+                del above[depth:]
+                real = os.path.realpath(path)
+                if real == self._exclude or real in above or os.path.lexists(os.path.join(path, RUN)):
+                    continue
+                above.append(real)
+                try:
+                    found = _entries(path)
+                except OSError as error:
+                    why = f"the folder cannot be listed: {error.strerror}"
+                    yield _unreadable(path, os.path.abspath(path), why)
+                else:
+                    waiting += (
+                        (os.path.join(path, name), folder, depth + 1) for name, folder in reversed(found)
+                    )
+            elif _known(path):
                 yield from self._open(path, os.path.abspath(path))
             else:
                 self.ignored += 1
@@ -404,8 +453,7 @@ class _Finder:
         name = source.lower()
         kind = container_kind(name)
         if name.endswith(_COMPRESSED_TARS):
-            why = "a compressed tar has to be read from its start; unpack it to a plain .tar first"
-            yield _unreadable(given, source, why)
+            yield _unreadable(given, source, _UNPACK)
         elif kind == "file":
             yield Item(printable(given), "file", source, "", 0, -1)
         else:
@@ -421,17 +469,35 @@ class _Finder:
             with open_source(source) as file:
                 yield from _tar_members(file, given, source)
         elif kind == "video":
-            for number, stamp in enumerate(video_stamps(source)):
+            stamps, why = video_stamps(source)
+            for number, stamp in enumerate(stamps):
                 if number % self._frame_step == 0:
                     yield Item(f"{printable(given)}#{number}", kind, source, "", number, stamp)
+            if why:
+                yield _unreadable(given, source, why)
         else:
             with open_source(source) as file:
-                schema, rows = _table_shape(kind, file)
+                schema, rows, why = _table_shape(kind, file)
             find_image_column(schema, self._image_column)
-            if not rows:
+            if not rows and not why:
                 raise ValueError("the table has no rows")
             for number in range(rows):
                 yield Item(f"{printable(given)}#{number}", kind, source, "", number, -1)
+            if why:
+                yield _unreadable(given, source, why)
+
+
+def _entries(folder: str) -> list[tuple[str, bool]]:
+    """Name and whether it is a folder of all that is in one and not hidden, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself, which says so when it is read
+        return False
 
 
 def container_kind(name: str) -> Kind:
@@ -461,40 +527,84 @@ def _unreadable(given: str, source: str, why: str) -> Item:
 
 
 def _tar_members(file: IO[bytes], given: str, source: str) -> Iterator[Item]:
-    count, end = 0, 0
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                end = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
-                # Only the member just read is needed; a tar of a million members would fill the memory.
-                tar.members = []  # type: ignore[attr-defined]
-                name = os.path.basename(member.name)
-                if member.isreg() and name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                    count += 1
-                    place = f"{printable(given)}/{printable(member.name)}"
-                    yield Item(place, "tar", source, member.name, member.offset_data, member.size)
-    except tarfile.ReadError as error:
-        yield _unreadable(given, source, f"the tar is damaged or cut off after {count} images: {error}")
-        return
-    file.seek(end)
-    mark = file.read(_TAR_BLOCK)
-    if mark != bytes(_TAR_BLOCK):
-        what = "there is no end mark" if not mark else "what follows is no tar header"
-        yield _unreadable(given, source, f"the tar is damaged or cut off after {count} images: {what}")
-    elif not count:
+    """The images of a tar, or of several that were joined."""
+    count, start = 0, 0
+    more = True
+    while more:
+        end = start
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if not 0 <= member.size < _LONGEST:
+                        raise tarfile.ReadError(f"{printable(member.name)} has an impossible size")
+                    # Only the member just read is needed; a tar of a million members would fill the memory.
+                    tar.members = []  # type: ignore[attr-defined]
+                    item = _tar_item(member, given, source)
+                    if item is not None:
+                        count += 1
+                        yield item
+                    end = tar.offset
+        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+            yield _unreadable(given, source, _damaged_tar(file, count, _reason(error)))
+            return
+        file.seek(end)
+        tail = file.read(_TAR_TAIL)
+        if tail[:_TAR_BLOCK] != bytes(_TAR_BLOCK):
+            why = "there is no end mark" if not tail else "what follows is no tar header"
+            yield _unreadable(given, source, _damaged_tar(file, count, why))
+            return
+        content = tail.lstrip(b"\0")
+        start = end + (len(tail) - len(content)) // _TAR_BLOCK * _TAR_BLOCK
+        more = bool(content)
+    if not count:
         yield _unreadable(given, source, "the tar has no images")
 
 
-def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int]:
-    if kind == "parquet":
-        import pyarrow.parquet as pq
+def _tar_item(member: tarfile.TarInfo, given: str, source: str) -> Item | None:
+    """The image that a member of a tar is; None if it has no name of one."""
+    name = os.path.basename(member.name)
+    if not name.lower().endswith(IMAGE_SUFFIXES) or name.startswith(".") or member.isdir():
+        return None
+    place = f"{printable(given)}/{printable(member.name)}"
+    if member.issparse():
+        return _unreadable(place, source, "it is stored as a sparse file; pack the tar without --sparse")
+    if member.islnk() or member.issym():
+        why = f"it is a link to {printable(member.linkname)}; pack the tar with --dereference --hard-dereference"
+        return _unreadable(place, source, why)
+    if not member.isreg():
+        return _unreadable(place, source, "it is no file, but a device or a named pipe")
+    return Item(place, "tar", source, member.name, member.offset_data, member.size)
 
-        parquet = pq.ParquetFile(file)
-        return parquet.schema_arrow, parquet.metadata.num_rows
-    reader = open_arrow(file)
-    if hasattr(reader, "num_record_batches"):
-        return reader.schema, sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-    return reader.schema, sum(batch.num_rows for batch in reader)
+
+def _damaged_tar(file: IO[bytes], count: int, why: str) -> str:
+    file.seek(0)
+    if file.read(8).startswith(_COMPRESSED_STARTS):
+        return _UNPACK
+    return f"the tar is damaged or cut off after {count} images: {why}"
+
+
+def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int, str]:
+    """The schema of a table, the number of its rows, and what is wrong with those that follow, if anything is."""
+    try:
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            parquet = pq.ParquetFile(file)
+            return parquet.schema_arrow, parquet.metadata.num_rows, ""
+        reader = open_arrow(file)
+        if hasattr(reader, "num_record_batches"):
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            return reader.schema, sum(batch.num_rows for batch in batches), ""
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"the table is damaged, cut off or of another format: {_reason(error)}") from error
+    rows = 0
+    try:
+        for batch in reader:
+            rows += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        return reader.schema, rows, f"the table is damaged or cut off after {rows} rows: {_reason(error)}"
+    return reader.schema, rows, ""
 
 
 def open_arrow(file: IO[bytes]) -> Any:
@@ -506,14 +616,43 @@ def open_arrow(file: IO[bytes]) -> Any:
         return pa.ipc.open_stream(file)
 
 
-def video_stamps(source: str) -> list[int]:
-    """The time stamp of every frame in the order shown, in the video's own unit; -1 where there is none."""
+def video_stamps(source: str) -> tuple[list[int], str]:
+    """The frames of a video, without decoding them.
+
+    Returns:
+        The time stamp of every frame in the order shown, in the video's own unit, -1 where there is none; and what is
+        wrong with the rest, if the file promises more frames than it has.
+    """
     with open_source(source) as file, open_container(file, source) as container:
-        packets = container.demux(container.streams.video[0])
-        stamps = [-1 if packet.pts is None else packet.pts for packet in packets if packet.size]
-    if not stamps:
+        stream = container.streams.video[0]
+        listed = (
+            "mp4" in container.format.name
+        )  # where the count of frames has those that were trimmed away, too
+        promised = sum(entry.size > 0 for entry in stream.index_entries) if listed else stream.frames
+        found, stamps, end = 0, [], 0
+        for packet in container.demux(stream):
+            found += bool(packet.size)
+            if packet.size and not packet.is_discard:  # what a trimmed video keeps, but does not show
+                stamps.append(-1 if packet.pts is None else packet.pts)
+                end = max(end, stamps[-1] + (packet.duration or 0))
+        missing = _seconds(stream.metadata.get("DURATION", "")) - float(end * (stream.time_base or 0))
+    why = ""
+    if found < promised:
+        why = f"the video is damaged or cut off: {found} of {promised} frames are there"
+    elif stamps and missing > _ENDS_EARLY:
+        why = f"the video is damaged or cut off: its last {missing:.1f} s are missing"
+    elif not stamps:
         raise ValueError("the video has no frames")
-    return [-1] * len(stamps) if -1 in stamps else sorted(stamps)
+    return [-1] * len(stamps) if -1 in stamps else sorted(stamps), why
+
+
+def _seconds(text: str) -> float:
+    """``00:01:30.5`` in seconds; 0 if it is something else."""
+    try:
+        hours, minutes, seconds = map(float, text.split(":"))
+    except ValueError:
+        return 0.0
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _reason(error: Exception) -> str:

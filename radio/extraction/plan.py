@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from radio import __version__
 from radio.extraction.inputs import Listing
 from radio.extraction.reading import check_size
 from radio.extraction.shards import ShardState, read_state
-from radio.extraction.storage import PRIVATE, Folder
+from radio.extraction.storage import PRIVATE, RUN, Folder
 from radio.images import SizeSpec
 from radio.model import RADIOModel
 from radio.modeling.token_merging import TokenMerging
@@ -26,8 +27,10 @@ DENSE_FOLDER = "__dense"
 FloatName = Literal["float32", "float16"]
 DenseFormat = Literal["safetensors", "arrow"]
 
-_RUN = f"{PRIVATE}/run.json"
 _FORMAT = 1
+_COLUMNS = ("id", "path", "height", "width", "grid", "status", "error", "summary")
+_DENSE_COLUMNS = ("features", "sizes", "positions")
+_CHANGES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -138,19 +141,19 @@ class Run:
             "model": describe_model(model),
             "options": {**asdict(options), "rows_per_shard": options.rows},
             "inputs": {"rows": len(listing), "digest": listing.digest()},
-            "source": source,
+            "source": absolute_source(source),
         }
         description: Mapping[str, Any] = json.loads(json.dumps(facts))
-        if not folder.exists(_RUN):
+        if not folder.exists(RUN):
             if any(name.endswith(".parquet") for name in folder.names()):
                 raise ValueError(
-                    f"{folder} has Parquet files, but not the notes of a run ({_RUN}); give another folder"
+                    f"{folder} has Parquet files, but not the notes of a run ({RUN}); give another folder"
                 )
             with folder.writing(_inputs_file(description)) as path:
                 listing.write(path)
-            folder.create(_RUN, json.dumps(description, indent=2).encode())
+            folder.create(RUN, json.dumps(description, indent=2).encode())
         there = _read_description(folder)
-        differing = _differences(there, description)
+        differing = [*_differences(there, description), *_changed_inputs(folder, there, listing)]
         if differing:
             raise ValueError(
                 f"{folder} has another run: {'; '.join(differing)}. Give another folder, or the same inputs and "
@@ -200,19 +203,24 @@ class Run:
 
     def name(self, shard: int) -> str:
         """The file of a shard."""
-        return f"shard-{shard:05d}-of-{self.shards:05d}.parquet"
+        return f"{self._stem(shard)}.parquet"
 
     def dense_name(self, shard: int) -> str:
         """The file of a shard's spatial features."""
-        return f"{DENSE_FOLDER}/shard-{shard:05d}-of-{self.shards:05d}.{self.options.dense}"
+        return f"{DENSE_FOLDER}/{self._stem(shard)}.{self.options.dense}"
+
+    def _stem(self, shard: int) -> str:
+        digits = max(5, len(str(self.shards)))  # so that the order of the names is that of the shards
+        return f"shard-{shard:0{digits}d}-of-{self.shards:0{digits}d}"
 
     def finished(self) -> dict[int, ShardState]:
-        """The shards that are there already.
+        """The shards that are there already, with their spatial features if these were asked for.
 
         Raises:
             ValueError: A file is damaged or of another run.
         """
         there = set(self.folder.names())
+        dense = set(self.folder.names(DENSE_FOLDER)) if self.options.dense else set()
         result = {}
         for shard in range(self.shards):
             name = self.name(shard)
@@ -223,7 +231,8 @@ class Run:
                 raise ValueError(
                     f"{self.folder.address_of(name)} is of another run; delete it and run the same command again"
                 )
-            result[shard] = state
+            if not self.options.dense or self.dense_name(shard).rpartition("/")[2] in dense:
+                result[shard] = state
         return result
 
 
@@ -243,14 +252,21 @@ def shards_of(part: tuple[int, int], count: int) -> range:
     return range(number % of, count, of)
 
 
+def absolute_source(source: str) -> str:
+    """What a model was loaded from, in words that hold from every folder."""
+    return os.path.abspath(source) if source and os.path.exists(source) else source
+
+
 def describe_model(model: RADIOModel) -> dict[str, Any]:
     """The facts of a model that shape its outputs."""
     names = list(model.adaptors or {})
     vectors = {"summary": model.summary_dim}
     widths = {"features": model.embed_dim}
     for name in names:
-        if name in ("summary", "id", "path", "height", "width", "grid", "status", "error"):
-            raise ValueError(f"the adaptor {name!r} has the name of another column")
+        if name.lower() in (*_COLUMNS, *_DENSE_COLUMNS):
+            raise ValueError(
+                f"the adaptor {name!r} has the name of another column; rename it in the checkpoint's config.json"
+            )
         head = model.config.adaptor(name)
         vectors[name], widths[name] = head.summary.output_dim, head.feature.output_dim
     return {
@@ -280,10 +296,18 @@ def _inputs_file(description: Mapping[str, Any]) -> str:
 
 
 def _read_description(folder: Folder) -> Mapping[str, Any]:
-    if not folder.exists(_RUN):
-        raise ValueError(f"{folder} has no results of 'radio extract' (there is no {_RUN})")
-    description: Mapping[str, Any] = json.loads(folder.read(_RUN))
-    return description
+    if not folder.exists(RUN):
+        raise ValueError(f"{folder} has no results of 'radio extract' (there is no {RUN})")
+    try:
+        description: Mapping[str, Any] = json.loads(folder.read(RUN))
+        if all(isinstance(description[name], dict) for name in ("model", "options", "inputs")):
+            return description
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"{folder.address_of(RUN)} is damaged, so nobody knows which run {folder} has; give another folder, or delete "
+        "this one"
+    )
 
 
 def _compared(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,13 +322,34 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         old, new = before.get(name), now.get(name)
         if old == new or name.startswith(("model.vectors", "model.widths")):  # those follow from the others
             continue
-        if name == "model.weights" and before["model.adaptors"] != now["model.adaptors"]:
+        if name == "model.weights" and before.get("model.adaptors") != now["model.adaptors"]:
             continue
-        if name.endswith(("digest", "weights")):
-            found.append(f"the {'inputs' if name.startswith('inputs') else 'weights'} are not the same")
+        if name.startswith("inputs"):  # `_changed_inputs` says more
+            continue
+        if name == "model.weights":
+            found.append("the weights are not the same")
         else:
             found.append(f"{name.replace('.', ' ')} was {old!r} and is {new!r}")
     return found
+
+
+def _changed_inputs(folder: Folder, there: Mapping[str, Any], listing: Listing) -> list[str]:
+    """What became of the inputs since a run began, in words; nothing if they are the same."""
+    if there["inputs"] == {"rows": len(listing), "digest": listing.digest()}:
+        return []
+    try:
+        before = Listing.read(folder.read(_inputs_file(there))).table["id"].to_pylist()
+    except (OSError, ValueError, KeyError):
+        return ["the inputs are not the same"]
+    now = listing.table["id"].to_pylist()
+    gone, new = set(before).difference(now), set(now).difference(before)
+    parts = [
+        f"{len(names)} {what} ({', '.join(map(repr, sorted(names)[:_CHANGES_SHOWN]))}{more})"
+        for names, what in ((gone, "are gone"), (new, "are new"))
+        if names
+        for more in [", ..." if len(names) > _CHANGES_SHOWN else ""]
+    ]
+    return [f"the inputs are not the same: {', '.join(parts) or 'they moved, or their order is another'}"]
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -13,11 +13,10 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from radio.extraction.engine import Inputs, Progress, ProgressCallback, Report, Work, default_workers, listed
-from radio.extraction.plan import ExtractionOptions, Run, describe_model
+from radio.extraction.plan import ExtractionOptions, Run, absolute_source, describe_model
 from radio.extraction.storage import Folder
 from radio.extraction.worker import Counts, ShardTask, ShardWorker, TooManyFailuresError
 from radio.loading import load_model
@@ -91,7 +90,7 @@ def extract_with_ray(
     folder = Folder(output)
     folder.prepare()
     listing = listed(inputs, folder, options)
-    model = replace(model, version_or_path=_absolute(model.version_or_path))
+    model = replace(model, version_or_path=absolute_source(model.version_or_path))
     run = Run.start(folder, listing, options, model.load("cpu"), model.version_or_path)
     work = Work.of(run, (0, 1), retry_failed)
     counts = Counts()
@@ -214,7 +213,3 @@ def _threads(ray: Any, actors: int) -> int:
     alive = [node for node in ray.nodes() if node["Alive"]]
     cores = min((int(node["Resources"].get("CPU", 1)) for node in alive), default=default_workers())
     return max(cores // -(-actors // max(len(alive), 1)), 1)
-
-
-def _absolute(source: str) -> str:
-    return str(Path(source).absolute()) if Path(source).exists() else source

@@ -302,8 +302,12 @@ def single_threaded_pool(workers: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    for _ in range(workers):
-        pool.submit(set_up)
+    try:
+        for _ in range(workers):
+            pool.submit(set_up)
+    except RuntimeError as error:
+        ready.abort()  # or those that did start would wait for ever
+        raise ValueError(f"this machine cannot start {workers} threads; give fewer workers") from error
     ready.wait()
     torch.set_num_threads(everywhere)
     return pool
@@ -416,7 +420,7 @@ class _Frames:
         if self._frames is None:
             if item.length >= 0 and item.start > 0:
                 self._container.seek(item.length, stream=self._stream, backward=True)
-            self._frames = self._container.decode(self._stream)
+            self._frames = self._decoded()
         for frame in self._frames:
             self._number += 1
             here = self._number == item.start if item.length < 0 else frame.pts == item.length
@@ -426,6 +430,12 @@ class _Frames:
             if item.length >= 0 and frame.pts is not None and frame.pts > item.length:
                 break
         raise ValueError("the video has no such frame; it may be damaged")
+
+    def _decoded(self) -> Iterator[Any]:
+        try:
+            yield from self._container.decode(self._stream)
+        except Exception as error:  # of FFmpeg, with a number that nobody knows in front
+            raise ValueError(f"the video is damaged: {getattr(error, 'strerror', '') or error}") from error
 
     def close(self) -> None:
         self._stack.close()

@@ -27,6 +27,8 @@ OK, FAILED = "ok", "failed"
 _METADATA = b"radio"
 _SAFETENSORS = {"float16": "F16", "float32": "F32", "int32": "I32"}
 _HEADER_ROOM = 160
+_LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors opens no file with a longer one."""
 
 
 class ShardState:
@@ -219,6 +221,11 @@ class SafetensorsWriter:
         longest = max(len(name) for name in kinds)
         room = sum(len(kinds) * (len(json.dumps(each)) + longest + _HEADER_ROOM) for each in ids)
         self._room = -(-(room + _HEADER_ROOM) // 8) * 8
+        if self._room > _LONGEST_HEADER:
+            raise ValueError(
+                f"{len(ids)} images are too many for one safetensors file, whose header would be too long; give fewer "
+                "rows per shard (--rows-per-shard 1000)"
+            )
         self._header: dict[str, Any] = {}
         self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115  closed by `close`
         self._file.seek(8 + self._room)

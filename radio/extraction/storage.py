@@ -20,6 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 PRIVATE = ".radio"
 """The folder of a run's own notes. Readers of tables do not look into folders whose names start with a dot."""
 
+RUN = f"{PRIVATE}/run.json"
+"""What makes a folder one of results."""
+
 _UNFINISHED = f"{PRIVATE}/unfinished"
 
 
@@ -114,14 +117,20 @@ class Folder:
         Raises:
             OSError: It cannot be written.
         """
-        temporary = ""
-        try:
-            temporary = self._temporary(Path(name).suffix)
+        with self._unfinished(name) as temporary:
             yield Path(temporary)
             if self._fs is None:
                 _commit(temporary, Path(self.address, name))
             else:
                 self._upload(temporary, name)
+
+    @contextmanager
+    def _unfinished(self, name: str) -> Iterator[str]:
+        """A temporary file for ``name`` that is gone when the block ends, and errors that tell what to do."""
+        temporary = ""
+        try:
+            temporary = self._temporary(Path(name).suffix)
+            yield temporary
         except OSError as error:
             if error.errno is None:  # not of the system, so it tells by itself what to do
                 raise
@@ -153,10 +162,8 @@ class Folder:
                 path.write_bytes(content)
             return True
         final = Path(self.address, name)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with self._unfinished(name) as temporary:
+            with open(temporary, "wb") as file:
                 file.write(content)
                 os.fchmod(file.fileno(), _permissions())
                 file.flush()
@@ -169,10 +176,7 @@ class Folder:
                 if final.exists():
                     return False
                 os.replace(temporary, final)
-            return True
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+        return True
 
     def remove(self, name: str) -> None:
         """Delete a file if there is one."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radio.encoding import Encoding
+from radio.encoding import Encoding, encode_images
 from radio.extraction.inputs import Item
 from radio.extraction.plan import Run
 from radio.extraction.reading import Decoded, Decoder, Prefetcher
@@ -28,6 +28,7 @@ from radio.extraction.shards import (
     pq,
     write_table,
 )
+from radio.images import load_image
 from radio.model import RADIOModel
 
 _FAILURES_KEPT = 20
@@ -114,6 +115,8 @@ class ShardWorker:
         self._batch_size = batch_size
         self._max_failures = max_failures
         decoder = Decoder(model, options.size, options.exact)
+        # What is decoded has its size already; only where nobody chose one the model may remark on it.
+        self._prepare = model.resize if options.size is None else load_image
         self._prefetch = Prefetcher(decoder, workers, batch_size + 2 * workers, options.image_column)
         self.counts = Counts()
         self._earlier = 0.0
@@ -255,7 +258,9 @@ class ShardWorker:
         while start < len(images):
             group = list(images[start : start + self._batch_size])
             try:
-                results += self._model.encode(group, batch_size=len(group), merge=self._run.options.merge)
+                results += encode_images(
+                    self._model, group, self._prepare, batch_size=len(group), merge=self._run.options.merge
+                )
             except Exception as error:
                 failure = error.with_traceback(None)
                 failure.__context__ = None

@@ -31,7 +31,10 @@ ImageInput = (
 """One image: a path, the content of a file, an open file, a row of a `datasets` data set, a PIL image, a NumPy array
 (H, W[, channels]) or a tensor ([channels,] H, W)."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif"),
+)
 """How the names of image files end, for looking through folders."""
 
 WHITE = (1.0, 1.0, 1.0)

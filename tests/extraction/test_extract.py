@@ -332,11 +332,11 @@ class Narrow(RADIOModel):
 
     room = 40
 
-    def encode(self, images: Any, *args: Any, **options: Any) -> Any:
+    def forward(self, images: Any, *args: Any, **options: Any) -> Any:
         patches = sum(image.shape[1] * image.shape[2] for image in images) // self.patch_size**2
         if patches > self.room:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {patches} patches")
-        return super().encode(images, *args, **options)
+        return super().forward(images, *args, **options)
 
 
 def test_batches_halve_when_the_memory_does_not_suffice(
