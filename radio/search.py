@@ -17,6 +17,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from radio.drawing.pictures import Panel, fit_long_side, sheet
+from radio.errors import printable as on_one_line
 from radio.extraction.inputs import printable
 from radio.extraction.plan import Run
 from radio.extraction.reading import open_image
@@ -48,6 +50,8 @@ _METADATA = b"radio"
 _REFINE = 5
 _THUMBNAIL = 224
 _PANELS_PER_ROW = 5
+_LONGEST_PATH = 500
+_LONGEST_REASON = 200
 _MISSING = (225, 226, 229)
 
 
@@ -81,12 +85,16 @@ class SearchIndex:
     def __init__(self, place: str | os.PathLike[str] = DEFAULT_INDEX) -> None:
         self.place = os.fspath(place)
         database = _connect(self.place)
-        if _TABLE not in _tables(database):
+        if _TABLE not in _tables(database, self.place):
             raise ValueError(
                 f"there is no index at {self.place!r}; make one: radio index FOLDER -o {self.place}"
             )
-        self._table = database.open_table(_TABLE)
-        self.description: Mapping[str, Any] = json.loads(self._table.schema.metadata[_METADATA])
+        with _told(self.place):
+            self._table = database.open_table(_TABLE)
+            metadata = self._table.schema.metadata or {}
+        if _METADATA not in metadata:
+            raise ValueError(f"the index at {self.place!r} is not from 'radio index'; give another one")
+        self.description: Mapping[str, Any] = json.loads(metadata[_METADATA])
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
@@ -140,17 +148,24 @@ class SearchIndex:
             raise ValueError(
                 f"the vector must be {self.vectors[column]} finite numbers, not all zero, got shape {values.shape}"
             )
+        values = values / np.linalg.norm(
+            values.astype(np.float64)
+        )  # or the squares of large ones would be infinite
         others = [name for name in self._table.schema.names if name not in self.vectors]
-        query = self._table.search(values, vector_column_name=column).distance_type("cosine").limit(limit)
+        query = (
+            self._table.search(values.astype(np.float32), vector_column_name=column)
+            .distance_type("cosine")
+            .limit(limit)
+        )
         query = query.select([*others, "_distance"])
         if where is not None:
             query = query.where(where, prefilter=True)
         query = query.bypass_vector_index() if exact else query.refine_factor(_REFINE)
         try:
             rows = query.to_list()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             if where is None:
-                raise
+                raise _damaged(self.place, error) from error
             raise ValueError(
                 f"the condition {where!r} cannot be used ({str(error).splitlines()[0]}); columns: {', '.join(others)}"
             ) from error
@@ -174,11 +189,12 @@ def build_index(
         The index.
 
     Raises:
-        ValueError: The folder has no results, or none that did not fail.
+        ValueError: The folder has no results, or none that did not fail, or the index would lie among them.
         MissingExtraError: LanceDB is not installed.
         OSError: The index cannot be written.
     """
     run = Run.load(Folder(folder))
+    _check_outside(run.folder, os.fspath(place))
     finished = run.finished()
     shards = [run.name(number) for number in finished]
     if len(shards) < run.shards:
@@ -193,17 +209,23 @@ def build_index(
         schema = pq.read_schema(file).with_metadata({_METADATA: json.dumps(run.description).encode()})
     schema = pa.schema([field for field in schema if field.name != "error"], schema.metadata)
     database = _connect(os.fspath(place))
-    there = _TABLE in _tables(database)
-    table = database.create_table(
-        _TABLE,
-        data=_good_rows(run.folder, shards, schema),
-        schema=schema,
-        mode="overwrite" if there else "create",
-    )
-    if approximate or (approximate is None and table.count_rows() >= APPROXIMATE_FROM):
-        kind = require("lancedb.index", "search").IvfSq(distance_type="cosine")
-        for column in run.vectors:
-            table.create_index(column, config=kind)
+    there = _TABLE in _tables(database, os.fspath(place))
+    try:
+        table = database.create_table(
+            _TABLE,
+            data=_good_rows(run.folder, shards, schema),
+            schema=schema,
+            mode="overwrite" if there else "create",
+        )
+        if approximate or (approximate is None and table.count_rows() >= APPROXIMATE_FROM):
+            kind = require("lancedb.index", "search").IvfSq(distance_type="cosine")
+            for column in run.vectors:
+                table.create_index(column, config=kind)
+    except (RuntimeError, OSError) as error:  # such as a full disk, or another process that does the same
+        why = on_one_line(str(error).strip().split("\n")[0], _LONGEST_REASON)
+        raise OSError(
+            f"the index at {place!r} cannot be written, run the same command again ({why})"
+        ) from error
     return SearchIndex(place)
 
 
@@ -233,7 +255,7 @@ def _thumbnail(path: str, image_column: str | None) -> Image.Image:
         with open_image(path, image_column) as image:
             return image.convert("RGB").resize(fit_long_side(image.size, _THUMBNAIL))
     except Exception as error:  # a picture that is gone or changed takes nothing from the others
-        logger.warning("%s cannot be shown: %s", path, error)
+        logger.warning("%s cannot be shown: %s", on_one_line(path, _LONGEST_PATH), error)
         return Image.new("RGB", (_THUMBNAIL, _THUMBNAIL), _MISSING)
 
 
@@ -251,5 +273,29 @@ def _connect(place: str) -> Any:
     return lancedb.connect(place)
 
 
-def _tables(database: Any) -> Sequence[str]:
-    return list(database.list_tables().tables)
+def _check_outside(folder: Folder, place: str) -> None:
+    """Whether an index lies outside of a folder of shards: readers of tables would take its files for more of them."""
+    if folder.local is None or is_address(place):
+        return
+    inside = os.path.relpath(os.path.realpath(place), os.path.realpath(folder.local)).split(os.sep)
+    if inside[0] != os.pardir and not inside[0].startswith((".", "_")):
+        raise ValueError(f"the index would lie among the shards, in {folder}; give another place for it (-o)")
+
+
+def _tables(database: Any, place: str) -> Sequence[str]:
+    with _told(place):
+        return list(database.list_tables().tables)
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """LanceDB's errors in words of ours."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise _damaged(place, error) from error
+
+
+def _damaged(place: str, error: Exception) -> ValueError:
+    why = on_one_line(str(error).strip().split("\n")[0], _LONGEST_REASON)
+    return ValueError(f"the index at {place!r} is damaged, or none; make it again with 'radio index' ({why})")

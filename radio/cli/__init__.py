@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 
 from radio import __version__
-from radio.errors import printable
+from radio.errors import RadioError, printable
 
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("models", "radio.cli.models", "list the released versions"),
@@ -168,6 +168,6 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"cannot use {str(error.filename2 or error.filename)!r}: {error.strerror}; give another path"
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | ImportError) and text:
+    if isinstance(error, RadioError | ValueError | OSError | ImportError) and text:
         return text
     return f"{type(error).__name__}: {text} (--debug shows the traceback)"

@@ -225,6 +225,8 @@ def _read_address(address: str) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "the memory does not suffice to decode it"
+    if isinstance(error, FileNotFoundError):  # fsspec says nothing but the name
+        return "there is no such file"
     text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
     return text or type(error).__name__
 

@@ -6,6 +6,7 @@ a kill, not on a full disk, and not when several machines write into the same fo
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -23,6 +24,7 @@ PRIVATE = ".radio"
 RUN = f"{PRIVATE}/run.json"
 """What makes a folder one of results."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNFINISHED = f"{PRIVATE}/unfinished"
 
 
@@ -47,11 +49,13 @@ class Folder:
 
     Raises:
         ImportError: The address needs a package that is not installed; fsspec names it.
-        ValueError: fsspec does not know such addresses.
+        ValueError: The name is empty, or fsspec does not know such addresses.
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
         text = local_path(os.fspath(address))
+        if not text:
+            raise ValueError("the name of the folder of results is empty; give one (-o)")
         self._fs: Any = None
         self.address = text if is_address(text) else os.path.abspath(os.path.expanduser(text))
         if is_address(text):
@@ -104,6 +108,8 @@ class Folder:
         Raises:
             OSError: It cannot be written.
         """
+        if self.local is not None and self.local.exists() and not self.local.is_dir():
+            raise NotADirectoryError(f"{self} is a file; give another name for the folder of results")
         with self.writing(f"{PRIVATE}/writable") as path:
             path.write_bytes(b"")
         self.remove(f"{PRIVATE}/writable")
@@ -134,9 +140,12 @@ class Folder:
         except OSError as error:
             if error.errno is None:  # not of the system, so it tells by itself what to do
                 raise
+            if error.errno in _FULL:
+                advice = "free space or give another folder, and run the same command again: what is finished is kept"
+            else:
+                advice = "give a folder that can be written (what is finished is kept)"
             raise OSError(
-                f"cannot write {self.address_of(name)}: {os.strerror(error.errno)}; free space or give another "
-                "folder, and run the same command again: what is finished is kept"
+                f"cannot write {self.address_of(name)}: {os.strerror(error.errno)}; {advice}"
             ) from error
         finally:
             with suppress(FileNotFoundError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from radio.encoding import Encoding, encode_images
+from radio.errors import RadioError
 from radio.extraction.inputs import Item
 from radio.extraction.plan import Run
 from radio.extraction.reading import Decoded, Decoder, Prefetcher
@@ -78,7 +79,7 @@ class Counts:
         self.failures = (self.failures + other.failures)[:_FAILURES_KEPT]
 
 
-class TooManyFailuresError(RuntimeError):
+class TooManyFailuresError(RadioError, RuntimeError):
     """More inputs failed than were allowed."""
 
 

@@ -111,7 +111,7 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
     message = (
         f"cannot load the tokenizer of {model} ({folder or repository}): put tokenizer.json and "
         f"tokenizer_config.json of https://huggingface.co/{repository} next to a local copy of the weights, and "
-        "pass that as text_weights=..."
+        "pass that as text_weights=... (--text-weights)"
     )
     try:
         if folder is None or not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -227,7 +227,7 @@ def _download(open_clip: Any, model: str, pretrained: str) -> Path:
     source = f"https://huggingface.co/{repository}" if repository else row.get("url")
     message = (
         f"cannot download the text tower {model} ({pretrained}): get open_clip_model.safetensors or "
-        f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=..."
+        f"open_clip_pytorch_model.bin from {source} and pass its path as text_weights=... (--text-weights)"
     )
     try:
         if repository:

@@ -142,7 +142,7 @@ def _repository(model: str) -> str:
     if model not in REPOSITORIES:
         raise ValueError(
             f"unknown SigLIP 2 text tower {brief(model)}; known: {', '.join(REPOSITORIES)}; "
-            "or give the folder of its transformers model as text_weights=..."
+            "or give the folder of its transformers model as text_weights=... (--text-weights)"
         )
     return REPOSITORIES[model]
 
@@ -159,7 +159,7 @@ def _required(model: str, weights: Path | None, name: str) -> Path:
     raise DownloadError(
         f"cannot download {name} of the text tower {model}: get config.json, tokenizer.json, tokenizer_config.json "
         f"and the .safetensors files of https://huggingface.co/{REPOSITORIES[model]} and pass their folder as "
-        "text_weights=..."
+        "text_weights=... (--text-weights)"
     )
 
 
