@@ -430,7 +430,8 @@ class _Finder:
             path, is_folder, depth = waiting.pop()
             if is_folder:
                 del above[depth:]
-                real = os.path.realpath(path)
+                plain = above and not os.path.islink(path)
+                real = os.path.join(above[-1], os.path.basename(path)) if plain else os.path.realpath(path)
                 if real == self._exclude or real in above or os.path.lexists(os.path.join(path, RUN)):
                     continue
                 above.append(real)

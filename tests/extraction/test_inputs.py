@@ -64,6 +64,7 @@ def test_hidden_files_results_and_links_in_circles_are_left_out(tmp_path: Path) 
     (tmp_path / "._a.png").write_bytes(b"of a Mac")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "out" / ".radio").mkdir(parents=True)
+    (tmp_path / "out" / ".radio" / "run.json").write_text("{}")
     (tmp_path / "out" / "shard.parquet").write_bytes(b"")
     assert [Path(item.id).name for item in items(list_inputs(tmp_path))] == ["a.png"]
 
