@@ -66,6 +66,29 @@ def test_the_image_itself_is_found_first(data: Path, index: SearchIndex, model: 
         assert (found[0].row["width"], found[0].row["status"]) == (55, "ok")
 
 
+def test_what_is_no_index_or_a_damaged_one_is_told(
+    shards: Path, index: SearchIndex, model: RADIOModel, tmp_path: Path
+) -> None:
+    vector = model.encode(np.zeros((48, 48, 3), np.uint8)).summary[0]
+    lancedb.connect(tmp_path / "foreign").create_table("images", data=[{"vector": [1.0, 2.0]}])
+    with pytest.raises(ValueError, match="not from 'radio index'"):
+        SearchIndex(tmp_path / "foreign")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a 'b\n.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="is damaged, or none; make it again"):
+        SearchIndex(tmp_path / "folder")
+    shutil.copytree(index.place, tmp_path / "cut")
+    for file in (tmp_path / "cut").rglob("data/*.lance"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged, or none; make it again"):
+        SearchIndex(tmp_path / "cut").search(vector)
+    with pytest.raises(ValueError, match="would lie among the shards"):
+        build_index(shards, shards / "deeper" / "radio.lancedb")
+    large, small = index.search(vector * 1e30, 3), index.search(vector, 3)
+    assert [match.id for match in large] == [match.id for match in small]
+    assert large[0].score == pytest.approx(small[0].score, abs=1e-4)
+
+
 def test_scores_are_those_of_an_exact_search(shards: Path, index: SearchIndex) -> None:
     table = pd.read_parquet(shards).dropna(subset="summary")
     matrix = F.normalize(torch.tensor(np.stack(table.summary.to_numpy())), dim=1)

@@ -215,8 +215,9 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
 
 def _tell_of_ignored(listing: Listing) -> None:
     if listing.ignored:
+        files = "1 file" if listing.ignored == 1 else f"{listing.ignored} files"
         print(
-            f"radio extract: left out {listing.ignored} files whose names are none of images, tars, tables or videos",
+            f"radio extract: warning: left out {files} with names that are none of images, tars, tables or videos",
             file=sys.stderr,
         )
 

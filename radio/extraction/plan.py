@@ -30,6 +30,7 @@ DenseFormat = Literal["safetensors", "arrow"]
 _FORMAT = 1
 _COLUMNS = ("id", "path", "height", "width", "grid", "status", "error", "summary")
 _DENSE_COLUMNS = ("features", "sizes", "positions")
+_SEARCH_COLUMNS = ("_distance", "_score", "_relevance_score", "_rowid", "_rowaddr")
 _CHANGES_SHOWN = 3
 
 
@@ -263,7 +264,7 @@ def describe_model(model: RADIOModel) -> dict[str, Any]:
     vectors = {"summary": model.summary_dim}
     widths = {"features": model.embed_dim}
     for name in names:
-        if name.lower() in (*_COLUMNS, *_DENSE_COLUMNS):
+        if name.lower() in (*_COLUMNS, *_DENSE_COLUMNS, *_SEARCH_COLUMNS):
             raise ValueError(
                 f"the adaptor {name!r} has the name of another column; rename it in the checkpoint's config.json"
             )
@@ -324,7 +325,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
             continue
         if name == "model.weights" and before.get("model.adaptors") != now["model.adaptors"]:
             continue
-        if name.startswith("inputs"):  # `_changed_inputs` says more
+        if name == "inputs.digest":  # `_changed_inputs` says more
             continue
         if name == "model.weights":
             found.append("the weights are not the same")

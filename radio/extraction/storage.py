@@ -109,7 +109,7 @@ class Folder:
             OSError: It cannot be written.
         """
         if self.local is not None and self.local.exists() and not self.local.is_dir():
-            raise NotADirectoryError(f"{self} is a file; give another name for the folder of results")
+            raise NotADirectoryError(f"cannot write {self}/: that is a file; give another folder")
         with self.writing(f"{PRIVATE}/writable") as path:
             path.write_bytes(b"")
         self.remove(f"{PRIVATE}/writable")
@@ -143,7 +143,7 @@ class Folder:
             if error.errno in _FULL:
                 advice = "free space or give another folder, and run the same command again: what is finished is kept"
             else:
-                advice = "give a folder that can be written (what is finished is kept)"
+                advice = "give another folder (what is finished is kept)"
             raise OSError(
                 f"cannot write {self.address_of(name)}: {os.strerror(error.errno)}; {advice}"
             ) from error

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +27,18 @@ from PIL import Image
 from safetensors import safe_open
 
 from radio import RADIOModel, TokenMerging, load_model
-from radio.extraction import ExtractionOptions, Progress, TooManyFailuresError, extract, list_inputs
-from radio.extraction.plan import shards_of
+from radio.extraction import (
+    ExtractionOptions,
+    Listing,
+    Progress,
+    TooManyFailuresError,
+    extract,
+    list_inputs,
+)
+from radio.extraction.plan import Run, shards_of
+from radio.extraction.reading import single_threaded_pool
+from radio.extraction.shards import SafetensorsWriter
+from radio.extraction.storage import Folder
 
 SMALL = ExtractionOptions(rows_per_shard=5)
 
@@ -395,6 +406,81 @@ def test_results_inside_the_inputs_are_no_inputs(pictures: Path, model: RADIOMod
     for _ in range(2):
         report = extract(data, model, data / "features", SMALL)
         assert report.rows == 24
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": 1, "options": {}, "inputs": {}}', "\xff"])
+def test_damaged_notes_of_a_run_are_named(
+    content: str, pictures: Path, model: RADIOModel, tmp_path: Path
+) -> None:
+    (tmp_path / ".radio").mkdir()
+    (tmp_path / ".radio" / "run.json").write_bytes(content.encode("latin1"))
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        extract(pictures, model, tmp_path, SMALL)
+
+
+def test_inputs_that_are_gone_or_new_are_named(model: RADIOModel, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    extract(tmp_path, model, tmp_path / "out", SMALL)
+    (tmp_path / "a.png").rename(tmp_path / "d.png")
+    with pytest.raises(ValueError, match=r"1 are gone \('.*/a\.png'\), 1 are new \('.*/d\.png'\)"):
+        extract(tmp_path, model, tmp_path / "out", SMALL)
+
+
+def test_spatial_features_that_were_deleted_are_written_again(
+    pictures: Path, model: RADIOModel, tmp_path: Path
+) -> None:
+    options = ExtractionOptions(size=32, dense="arrow", rows_per_shard=12)
+    extract(pictures, model, tmp_path, options)
+    file = tmp_path / "__dense" / "shard-00001-of-00002.arrow"
+    before = file.read_bytes()
+    file.unlink()
+    assert extract(pictures, model, tmp_path, options).counts.rows == 12
+    assert file.read_bytes() == before
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    pictures: Path, model: RADIOModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="the name of the folder of results is empty"):
+        extract(pictures, model, "", SMALL)
+    with pytest.raises(ValueError, match="too many for one safetensors file"):
+        SafetensorsWriter(tmp_path / "x", ["photos/" + "x" * 1000] * 30_000, ["features", "clip"])
+    assert not list(tmp_path.iterdir())
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ValueError, match="cannot start 99 threads; give fewer workers"):
+        single_threaded_pool(99)
+
+
+def test_nobody_is_told_of_a_size_that_was_chosen(
+    pictures: Path, checkpoint: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    other = load_model(checkpoint, device="cpu")
+    extract(pictures, other, tmp_path / "chosen", ExtractionOptions(size=64))
+    assert not [warning for warning in recwarn if "an image runs at" in str(warning.message)]
+    with pytest.warns(UserWarning, match="an image runs at"):
+        extract(pictures, other, tmp_path / "nearest", SMALL)
+
+
+def test_names_of_shards_are_in_their_order(model: RADIOModel, pictures: Path, tmp_path: Path) -> None:
+    table = list_inputs(pictures).table
+    listing = Listing(pa.concat_tables([table.slice(0, 1)] * 100_001))
+    run = Run(Folder(tmp_path), listing, ExtractionOptions(rows_per_shard=1), {})
+    assert run.name(9) == "shard-000009-of-100001.parquet"
+    assert run.name(99_999) < run.name(100_000)
+
+
+def test_a_model_is_found_again_from_everywhere(
+    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    other = load_model(checkpoint.name, device="cpu")
+    extract(pictures, other, tmp_path, ExtractionOptions(size=32), source=checkpoint.name)
+    assert Run.load(Folder(tmp_path)).description["source"] == str(checkpoint)
 
 
 def command(*arguments: str | Path) -> list[str]:
