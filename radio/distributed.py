@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from radio.devices import best_device
+from radio.devices import best_device, usable_device
 
 
 class Processes:
@@ -56,9 +56,12 @@ def processes(device: str = "auto") -> Iterator[Processes]:
 
     Args:
         device: ``"auto"`` for a GPU per process where there are GPUs, or a torch device.
+
+    Raises:
+        ValueError: There is no such device here.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = torch.device(device) if device != "auto" else _own_device()
+    chosen = usable_device(device) if device != "auto" else _own_device()
     if size == 1:
         yield Processes(rank, size, chosen)
         return

@@ -18,7 +18,7 @@ from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
 from radio.config import Neck, WindowRule
 from radio.demo import DEMO_NAME, fetch_demo
-from radio.devices import best_device
+from radio.devices import usable_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import unknown_argument
 from radio.modeling.network import RADIONetwork
@@ -74,7 +74,7 @@ def open_model(
     if unknown:
         own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
         raise unknown_argument("load_model", unknown[0], own)
-    place = _resolve_device(device)
+    place = usable_device(device)
     choices = _choices(**{name: value for name, value in options.items() if name in _SETTINGS})
     download = DownloadOptions(
         cache_dir=options.get("cache_dir"),
@@ -177,21 +177,6 @@ def _warn_about_windows(checkpoint: Checkpoint) -> None:
         logger.warning(
             "%s was not trained with ViTDet windows; expect lower quality with them", release.version
         )
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        try:
-            place = torch.device(device)
-            torch.empty(0, device=place)
-        except (RuntimeError, TypeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"the device {str(device)!r} cannot be used here ({reason}); "
-                "'auto' takes what this machine has, 'cpu' always works"
-            ) from error
-        return place
-    return best_device()
 
 
 def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:

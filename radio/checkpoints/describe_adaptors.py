@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from torch import nn
-
 from radio.checkpoints.guard import brief
 from radio.checkpoints.plain import short_name
 from radio.checkpoints.shapes import Shapes, whole_number
 from radio.config import AdaptorConfig, HeadConfig
 from radio.errors import CheckpointError
+from radio.modeling.adaptors import TAKEN_NAMES
 
 
 def describe_adaptors(
@@ -38,11 +37,10 @@ def describe_adaptors(
     """
     order = {teacher["name"]: i for i, teacher in reversed(list(enumerate(teachers)))}
     found = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("adaptors."))
-    taken = {"backbone", *dir(nn.ModuleDict())}  # the backbone's own outputs, and what a module has already
     adaptors = []
     for name in sorted(found, key=lambda name: order.get(name, len(teachers))):
         short_name(name, "the name of an adaptor", shapes.source)
-        if not name.strip() or name in taken:
+        if not name.strip() or name in TAKEN_NAMES:
             raise CheckpointError(f"{shapes.source}: {brief(name)} cannot be the name of an adaptor")
         index = order.get(name, 0)
         teacher = teachers[index] if name in order else {"name": name}

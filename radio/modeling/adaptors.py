@@ -16,6 +16,9 @@ from radio.modeling.layout import TokenLayout, split
 from radio.modeling.outputs import Grid
 from radio.modeling.placement import compute_device
 
+TAKEN_NAMES = frozenset({"backbone", *dir(nn.ModuleDict())})
+"""What no adaptor can be called: the backbone's own outputs, and what a module has already."""
+
 
 class TextEncoder(Protocol):
     """A teacher's text tower, as an adaptor uses it."""

@@ -28,7 +28,7 @@ class Curves:
         self.board: Any = None
         if not active:
             return
-        kept = [row for row in read_curves(self.path) if int(row["step"]) <= step] if step else []
+        kept = [row for row in read_curves(self.path) if 0 <= _step(row) <= step] if step else []
         with atomic_write(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
@@ -62,5 +62,11 @@ def read_curves(path: str | Path) -> list[dict[str, str]]:
     """The rows of a curves file; none if there is no such file."""
     if not Path(path).exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", errors="replace") as file:
         return list(csv.DictReader(file))
+
+
+def _step(row: dict[str, str]) -> int:
+    """The step of a row; -1 for one that is cut off, as a kill or a full disk leaves it."""
+    whole = bool(row.get("value")) and (row.get("step") or "").isdecimal()
+    return int(row["step"]) if whole else -1

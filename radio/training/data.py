@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from radio.errors import ImageError
+from radio.files import open_regular
 from radio.images import IMAGE_SUFFIXES, load_image
 from radio.images.opening import identify
 from radio.optional import require
@@ -31,7 +32,11 @@ class FolderImages:
 
     def __init__(self, folder: str) -> None:
         root = Path(folder).expanduser()
-        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        self.paths = sorted(
+            path
+            for path in root.rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        )
         if not self.paths:
             raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
 
@@ -48,10 +53,12 @@ class TarImages:
     def __init__(self, pattern: str) -> None:
         self.entries: list[tuple[str, str, int, int]] = []
         for file in sorted(glob.glob(pattern)):
-            with tarfile.open(file, "r:") as archive:
-                for member in archive:
-                    if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES):
-                        self.entries.append((file, member.name, member.offset_data, member.size))
+            try:
+                self.entries += _members(file)
+            except (tarfile.TarError, OSError) as error:
+                raise ValueError(
+                    f"{file} cannot be read as a tar file: {error}; leave it out or mend it"
+                ) from error
         if not self.entries:
             raise ValueError(f"no tar file that matches {pattern!r} has images")
 
@@ -64,6 +71,17 @@ class TarImages:
             archive.seek(offset)
             content = archive.read(size)
         return name, identify(io.BytesIO(content), f"{file}: {name}")
+
+
+def _members(file: str) -> Iterator[tuple[str, str, int, int]]:
+    """File, name, first byte and number of bytes of every image in a tar file."""
+    with open_regular(file) as content, tarfile.open(fileobj=content, mode="r:") as archive:
+        for member in archive:
+            if member.size < 0:  # which would lead back to where the last one began
+                raise tarfile.ReadError(f"{member.name!r} has a negative size")
+            plain = member.isreg() and not member.issparse()
+            if plain and member.name.lower().endswith(IMAGE_SUFFIXES):
+                yield file, member.name, member.offset_data, member.size
 
 
 class HubImages:
@@ -126,8 +144,11 @@ class Draws(Dataset):
     def __init__(self, images: Images, recipe: DataRecipe, seed: int) -> None:
         self.images, self.recipe, self.seed = images, recipe, seed
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, str, int]:
-        """A square of an image, its name, and how many bad ones came before it."""
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, str, int] | ImageError:
+        """A square of an image, its name, and how many bad ones came before it; an error after too many of these.
+
+        It is not raised here, since PyTorch would put the traceback of a worker process into its message.
+        """
         last: Exception | None = None
         for attempt in range(_MOST_BAD):
             source = chance(self.seed, draw.number, attempt)
@@ -135,13 +156,13 @@ class Draws(Dataset):
             try:
                 name, image = self.images[index]
                 pixels = load_image(image)
-            except (ImageError, OSError, ValueError) as error:
+            except Exception as error:  # decoders of damaged files fail in many ways
                 last = error
                 continue
             if self.recipe.augmentation == "crop":
                 return random_crop(pixels, draw.side, self.recipe.crop_scale, source), name, attempt
             return center_square(pixels, draw.side), name, attempt
-        raise ImageError(f"{_MOST_BAD} images in a row cannot be read; the last one: {last}")
+        return ImageError(f"{_MOST_BAD} images in a row cannot be read; the last one: {last}")
 
     def _shuffled(self, number: int) -> int:
         """The image at a place of the endless order: every epoch is a permutation of its own."""
@@ -208,9 +229,15 @@ def batches(images: Images, recipe: DataRecipe, seed: int, plan: Sequence[Sequen
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
 
 
-def _collate(samples: list[tuple[Tensor, str, int]]) -> Batch:
-    pixels, names, skipped = zip(*samples, strict=True)
+def _collate(samples: list[tuple[Tensor, str, int] | ImageError]) -> Batch | ImageError:
+    good = [sample for sample in samples if not isinstance(sample, ImageError)]
+    if len(good) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, ImageError))
+    pixels, names, skipped = zip(*good, strict=True)
     return Batch(torch.stack(pixels), list(names), sum(skipped))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from radio.data.labeled import ImageFolder
 from radio.distributed import Processes, processes
 from radio.errors import RadioError
 from radio.files import Outputs
@@ -96,6 +97,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.saved = read_checkpoint(self.folder, recipe, group.size)
         self.images = open_images(recipe.data)
+        if recipe.evaluation.every and recipe.evaluation.labeled is not None:
+            ImageFolder(recipe.evaluation.labeled)  # so that a wrong folder is found now and not after hours
         built = {
             each.name: teachers[each.name]
             if each.name in teachers
@@ -203,7 +206,7 @@ class Run:
             values = self._shared({key: value.detach() for key, value in losses.items()}, step)
             if recipe.loss.ada_loss:
                 ada = {key: self.ada.weight(".".join(key), value) for key, value in values.items() if value}
-                weighted = [loss * ada[key] for loss, key in zip(weighted, losses, strict=True)]
+                weighted = [loss * ada.get(key, 1.0) for loss, key in zip(weighted, losses, strict=True)]
             self._watch(values, step, settling)
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack(weighted).sum().backward()
@@ -285,6 +288,7 @@ class Run:
             content = {
                 "fingerprint": fingerprint(self.recipe, self.processes.size),
                 "step": done,
+                "images": len(self.images),
                 "weights": weights,
                 "optimizer": state,
                 "objectives": everyone,
@@ -302,6 +306,12 @@ class Run:
         for each, state in zip(self.objectives, saved["objectives"][self.processes.rank], strict=True):
             each.load_state_dict(state)
         self.ada.averages = saved["ada"]
+        if saved.get("images", len(self.images)) != len(self.images):
+            logger.warning(
+                "there were %d images when this run began, and there are %d now: it goes on, but in another order",
+                saved["images"],
+                len(self.images),
+            )
         watch = saved["watch"]
         self.average, self.best = watch["average"], watch["best"]
         self.skipped = watch["skipped"] if self.processes.is_first else 0

@@ -75,9 +75,11 @@ def knn_accuracy(known: Summaries, asked: Summaries | None = None, k: int = 20) 
         k: Neighbors that vote.
 
     Raises:
-        ValueError: The two have different classes.
+        ValueError: The two have different classes, or there is a single image without neighbors.
     """
     if asked is None:
+        if len(known.vectors) < 2:
+            raise ValueError("k-NN that leaves one image out needs at least two labeled images")
         vectors = F.normalize(known.vectors, dim=-1)
         similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
         neighbors = Neighbors(*similarity.topk(min(k, len(vectors) - 1), dim=1))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from radio.files import open_regular
+from radio.training.recipe_check import check_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -232,7 +236,7 @@ class Recipe:
     divergence: float = 10.0
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_recipe(self)
 
 
 def read_recipe(source: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
@@ -248,8 +252,9 @@ def read_recipe(source: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
     if isinstance(source, Mapping):
         return _build(Recipe, source, "")
     try:
-        content = tomllib.loads(Path(source).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        with open_regular(source) as file:
+            content = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not a TOML file: {error}") from error
     return _build(Recipe, content, "")
 
@@ -288,54 +293,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     allowed = get_args(hint) if origin in (UnionType, Union) else (hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, got {value}")
     if type(value) not in allowed and not (value is None and type(None) in allowed):
         names = " or ".join(each.__name__ for each in allowed if each is not type(None))
         raise ValueError(f"{where} must be of type {names}, got {value!r}")
     return value
-
-
-def _check(recipe: Recipe) -> None:
-    names = [teacher.name for teacher in recipe.teachers]
-    if not names or not recipe.stages:
-        raise ValueError("a recipe needs at least one teacher and one stage")
-    if len(set(names)) < len(names):
-        raise ValueError(f"teachers must have different names, got {', '.join(names)}")
-    for teacher in recipe.teachers:
-        if teacher.mosaic and teacher.use_summary:
-            raise ValueError(
-                f"teacher {teacher.name!r}: a mosaic has one summary for many images; set use_summary = false"
-            )
-        if teacher.mosaic and teacher.shift:
-            raise ValueError(f"teacher {teacher.name!r}: mosaic and shift cannot be used together")
-        if teacher.kind == "cached" and (recipe.data.augmentation != "none" or teacher.shift):
-            raise ValueError(
-                f'teacher {teacher.name!r} is cached: set data.augmentation = "none" and shift = 0'
-            )
-    if recipe.stages[0].statistics_steps < 1:
-        raise ValueError("the first stage needs statistics_steps of at least 1, to balance the teachers")
-    for number, stage in enumerate(recipe.stages):
-        if stage.steps < 1:
-            raise ValueError(f"stages[{number}].steps must be at least 1, got {stage.steps}")
-        if bool(stage.groups) == bool(stage.sizes and stage.batch_size):
-            raise ValueError(f"stages[{number}] needs sizes and batch_size, or groups instead")
-        for group in stage.parts:
-            if not group.sizes or min(group.sizes) < recipe.student.patch_size or group.batch_size < 1:
-                raise ValueError(
-                    f"stages[{number}]: sizes must be at least one patch and batches at least one image"
-                )
-    sources = [recipe.data.folder, recipe.data.webdataset, recipe.data.dataset]
-    if sum(source is not None for source in sources) != 1:
-        raise ValueError("data needs one of folder, webdataset and dataset")
-    choices = {
-        "data.augmentation": (recipe.data.augmentation, ("crop", "none")),
-        "loss.summary": (recipe.loss.summary, ("cosine", "angle")),
-        "loss.features": (recipe.loss.features, ("mse", "cosine_smooth_l1")),
-        "optimizer.name": (recipe.optimizer.name, ("adamw", "lamb")),
-        "precision": (recipe.precision, ("float32", "bfloat16")),
-        "parallel": (recipe.parallel, ("ddp", "fsdp2")),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"unknown {name} {value!r}; allowed: {', '.join(allowed)}")
-    if not 0 <= recipe.loss.teacher_dropout < 1:
-        raise ValueError(f"loss.teacher_dropout must be in [0, 1), got {recipe.loss.teacher_dropout}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from radio.errors import CheckpointError
-from radio.files import atomic_write
+from radio.files import atomic_write, open_regular
+from radio.images.opening import reason
 from radio.model import RADIOModel
 from radio.training.objective import Objective
 from radio.training.recipe import Recipe
@@ -34,9 +36,22 @@ def fingerprint(recipe: Recipe, world_size: int) -> str:
 
 
 def write_checkpoint(folder: Path, content: dict[str, Any]) -> None:
-    """Write a run's state, whole or not at all."""
-    with atomic_write(folder / CHECKPOINT) as temporary:
-        torch.save(content, temporary)
+    """Write a run's state, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written; the last one stays.
+    """
+    try:
+        with atomic_write(folder / CHECKPOINT) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(
+            f"cannot write {folder / CHECKPOINT}: {os.strerror(cause.errno)}; mend that and run the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
 
 
 def read_checkpoint(folder: Path, recipe: Recipe, world_size: int) -> dict[str, Any] | None:
@@ -50,9 +65,13 @@ def read_checkpoint(folder: Path, recipe: Recipe, world_size: int) -> dict[str, 
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError("it is no checkpoint of a run")
     except Exception as error:  # a damaged file can fail in any way
-        raise CheckpointError(f"{path} cannot be read; delete it to start again ({error})") from error
+        why = reason(error).partition(". ")[0]
+        raise CheckpointError(f"{path} is damaged; delete it to start again ({why})") from error
     if content.get("fingerprint") != fingerprint(recipe, world_size):
         raise ValueError(
             f"{path} is of a run with another recipe or number of processes; give another output folder, or delete it"

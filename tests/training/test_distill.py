@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 from training_runs import REFERENCE, TOML, KnownTeacher, PixelTeacher, noise, pictures, recipe
 
 from radio import ImageError, load_model
+from radio.errors import CheckpointError
 from radio.images import load_image
 from radio.modeling.outputs import RadioOutput
 from radio.training import PHIStandardization, TrainingDivergedError, distill, read_recipe
+from radio.training.curves import Curves, read_curves
 from radio.training.objective import WHOLE, Objective
 from radio.training.parallel import spread
 from radio.training.recipe import LossRecipe, TeacherRecipe
+from radio.training.saving import write_checkpoint
 from radio.training.student import build_student
 
 DEVIATIONS = {"quiet": 0.03, "middle": 1.0, "loud": 5.0}
@@ -230,6 +234,58 @@ def _command(path: Path, processes: int) -> list[str]:
     return [*start, "radio", "--debug", "train", str(path)]
 
 
+<<<<<<< HEAD
+=======
+def test_a_wrong_folder_of_the_evaluation_is_found_at_the_start(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 2)
+    fields = recipe(tmp_path, evaluation={"every": 100, "labeled": str(tmp_path / "none")})
+    with pytest.raises(ValueError, match="none is not a folder"):
+        distill(fields, {"a": KnownTeacher(1.0)})
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, "list"])
+def test_damaged_checkpoints_are_named(content: bytes | str, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 2)
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save([1], path)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged; delete it") as caught:
+        distill(recipe(tmp_path), {"a": KnownTeacher(1.0)})
+    assert len(str(caught.value)) < 500
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Files may not grow beyond 20 kB here, which is what a full disk looks like to a program."""
+    write_checkpoint(tmp_path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"cannot write .*checkpoint\.pt: File too large; .* goes on from the last"
+        ):
+            write_checkpoint(tmp_path, {"step": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert torch.load(tmp_path / "checkpoint.pt") == {"step": 1}
+
+
+def test_half_a_row_of_the_curves_is_dropped(tmp_path: Path) -> None:
+    curves = Curves(tmp_path, 0, False, True)
+    curves.add(1, 0, {("", 0, "rate"): 0.5})
+    with open(curves.path, "a") as file:
+        file.write("1")  # of step 12
+    Curves(tmp_path, 4, False, True)
+    assert [row["value"] for row in read_curves(curves.path)] == ["0.5"]
+
+
+@pytest.mark.slow
+>>>>>>> 7a8dfb1 (Training: what makes no sense in a recipe is found before anything is loaded; damaged data, checkpoints and full disks are told in a line)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, processes: int) -> None:
     pictures(tmp_path / "pictures", 7)

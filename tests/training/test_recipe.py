@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_runs import KnownTeacher, pictures, recipe
 
+from radio import ImageError
 from radio.training import read_recipe
 from radio.training.data import Draw, Draws, FolderImages, TarImages, batches
 from radio.training.objective import Objective
@@ -16,6 +18,11 @@ from radio.training.plan import plan_steps
 from radio.training.recipe import DataRecipe
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def stage(**changes: Any) -> dict[str, Any]:
+    """The change of a recipe's only stage."""
+    return {"stages": [recipe(Path("x"))["stages"][0] | changes]}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "recipes").glob("*.toml")), ids=lambda p: p.stem)
@@ -41,6 +48,35 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ({"stages": [{"steps": 3, "batch_size": 2, "sizes": [32]}]}, "statistics_steps of at least 1"),
         ({"stages": [{"steps": 3, "statistics_steps": 1}]}, "needs sizes and batch_size, or groups"),
         ({"loss": {"teacher_dropout": 1}}, "teacher_dropout must be in"),
+        ({"optimizer": {"rate": float("nan")}}, "optimizer.rate must be a finite number"),
+        ({"optimizer": {"clip": 0}}, "optimizer.clip must be above 0"),
+        ({"optimizer": {"warmup": -1}}, "optimizer.warmup must be at least 0"),
+        ({"student": {"width": 32, "heads": 3}}, "student.width must be a multiple of heads"),
+        ({"student": {"heads": 0}}, "student.heads must be at least 1"),
+        ({"student": {"patch_size": 0}}, "student.patch_size must be at least 1"),
+        ({"student": {"max_size": 4}}, "student.max_size must be at least 16"),
+        ({"teachers": [{"name": "backbone", "kind": "timm", "model": "x"}]}, "name cannot be 'backbone'"),
+        ({"teachers": [{"name": "a.b", "kind": "timm", "model": "x"}]}, "name cannot be 'a.b'"),
+        (
+            {"teachers": [{"name": "a", "kind": "timm", "model": "x", "shift": -1}]},
+            "shift must be at least 0",
+        ),
+        ({"teachers": [{"name": "a", "kind": "timm", "model": "x", "shift": 4}]}, "leaves nothing in common"),
+        ({"data": {"folder": "x", "crop_scale": 0}}, "crop_scale must be above 0 and at most 1"),
+        ({"data": {"folder": ""}}, "must not be empty"),
+        ({"evaluation": {"every": 5}}, "evaluation.every needs evaluation.labeled"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"log_every": -1}, "log_every must be at least 1"),
+        ({"divergence": 1}, "divergence must be above 1"),
+        ({"output": ""}, "output is empty"),
+        (stage(sizes=[33]), "size 33 is no multiple of student.patch_size 8; nearest: 32"),
+        (stage(windows=[0]), "windows must be from 1 to 4"),
+        (stage(windows=[5]), "windows must be from 1 to 4"),
+        (stage(statistics_steps=9), "statistics_steps must be at most its 8 steps"),
+        (
+            stage(sizes=[], batch_size=0, groups=[{"sizes": [32], "batch_size": 2, "teachers": ["b"]}]),
+            "unknown teacher 'b' in a group",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(change: dict, message: str) -> None:
@@ -122,3 +158,25 @@ def test_crops_follow_from_the_seed_and_workers_change_nothing(tmp_path: Path) -
         torch.equal(a.pixels, b.pixels) and a.names == b.names for a, b in zip(first, again, strict=True)
     )
     assert not torch.equal(first[0].pixels, other[0].pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_cannot_be_read_is_told_without_a_traceback(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._a.png").write_text("of a Mac")
+    images = FolderImages(str(tmp_path))
+    assert len(images) == 1
+    data = DataRecipe(folder=str(tmp_path), workers=workers)
+    with pytest.raises(ImageError, match="^20 images in a row cannot be read") as caught:
+        list(batches(images, data, 0, [[Draw(0, 16)]]))
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [-512, 100])
+def test_damaged_tar_files_are_named(size: int, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    info.size = size
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(ValueError, match=r"a\.tar cannot be read as a tar file"):
+        TarImages(str(tmp_path / "*.tar"))

@@ -30,11 +30,14 @@ def build_teacher(kind: str, model: str, device: str | torch.device = "cpu", **o
         options: Other arguments of that kind.
 
     Raises:
-        ValueError: There is no such kind, or it has no such option.
+        ValueError: There is no such kind, it has no such option, or its size is none.
         MissingExtraError: A package that it needs is not installed.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of teacher {kind!r}; allowed: {', '.join(KINDS)}")
+    size = options.get("size")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"the size of a teacher of kind {kind!r} must be a number of pixels, got {size!r}")
     module, name = KINDS[kind].split(":")
     make = getattr(import_module(module), name)
     try:
