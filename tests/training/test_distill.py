@@ -234,8 +234,6 @@ def _command(path: Path, processes: int) -> list[str]:
     return [*start, "radio", "--debug", "train", str(path)]
 
 
-<<<<<<< HEAD
-=======
 def test_a_wrong_folder_of_the_evaluation_is_found_at_the_start(tmp_path: Path) -> None:
     pictures(tmp_path / "pictures", 2)
     fields = recipe(tmp_path, evaluation={"every": 100, "labeled": str(tmp_path / "none")})
@@ -284,8 +282,6 @@ def test_half_a_row_of_the_curves_is_dropped(tmp_path: Path) -> None:
     assert [row["value"] for row in read_curves(curves.path)] == ["0.5"]
 
 
-@pytest.mark.slow
->>>>>>> 7a8dfb1 (Training: what makes no sense in a recipe is found before anything is loaded; damaged data, checkpoints and full disks are told in a line)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, processes: int) -> None:
     pictures(tmp_path / "pictures", 7)
