@@ -195,7 +195,15 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
         args.inputs, exclude=args.output, image_column=args.image_column, frame_step=args.frame_step
     )
     _tell_of_ignored(listing)
-    model = ModelSource(choose_model(args), args.adaptor, args.device, args.dtype, args.vitdet_window_size)
+    model = ModelSource(
+        choose_model(args),
+        args.adaptor,
+        args.device,
+        args.dtype,
+        args.vitdet_window_size,
+        args.eradio_window_size,
+        args.neck_name,
+    )
     with _Display() as display:
         return extract_with_ray(
             listing,

@@ -115,6 +115,8 @@ def _load(args: argparse.Namespace, index: SearchIndex, name: str | None) -> RAD
         device=args.device,
         dtype=facts["dtype"],
         vitdet_window_size=facts["vitdet_window_size"],
+        eradio_window_size=facts["eradio_window_size"],
+        neck_name=facts["neck_name"],
         text_weights={name: weights} if name and weights else weights,
     )
     if describe_model(model) != facts:

@@ -259,8 +259,17 @@ def absolute_source(source: str) -> str:
 
 
 def describe_model(model: RADIOModel) -> dict[str, Any]:
-    """The facts of a model that shape its outputs."""
-    names = list(model.adaptors or {})
+    """The facts of a model that shape its outputs.
+
+    Raises:
+        ValueError: Its outputs have no place in shards.
+    """
+    config, names = model.config, list(model.adaptors or {})
+    if config.radio1d is not None and config.radio1d.neck_name == "encoder":
+        raise ValueError(
+            "condensed tokens have no summary of their own in the shards; load the model with neck_name='decoder', or "
+            "with None (without --neck-name)"
+        )
     vectors = {"summary": model.summary_dim}
     widths = {"features": model.embed_dim}
     for name in names:
@@ -268,15 +277,17 @@ def describe_model(model: RADIOModel) -> dict[str, Any]:
             raise ValueError(
                 f"the adaptor {name!r} has the name of another column; rename it in the checkpoint's config.json"
             )
-        head = model.config.adaptor(name)
+        head = config.adaptor(name)
         vectors[name], widths[name] = head.summary.output_dim, head.feature.output_dim
     return {
-        "version": model.config.version,
-        "architecture": model.config.architecture,
+        "version": config.version,
+        "architecture": config.architecture,
         "weights": weights_digest(model),
         "adaptors": names,
         "dtype": str(model.dtype).removeprefix("torch."),
         "vitdet_window_size": model.window_size,
+        "eradio_window_size": config.eradio.window_size if config.eradio else None,
+        "neck_name": config.radio1d.neck_name if config.radio1d else None,
         "vectors": vectors,
         "widths": widths,
     }

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from radio.config import Neck, WindowRule
 from radio.extraction.engine import Inputs, Progress, ProgressCallback, Report, Work, default_workers, listed
 from radio.extraction.plan import ExtractionOptions, Run, absolute_source, describe_model
 from radio.extraction.storage import Folder
@@ -33,6 +34,8 @@ class ModelSource:
     device: str = "auto"
     dtype: str = "auto"
     vitdet_window_size: int | None = None
+    eradio_window_size: int | WindowRule | None = None
+    neck_name: Neck | None = None
 
     def load(self, device: str | None = None) -> RADIOModel:
         """Load it, on another device if one is given."""
@@ -42,6 +45,8 @@ class ModelSource:
             device=device or self.device,
             dtype=self.dtype,
             vitdet_window_size=self.vitdet_window_size,
+            eradio_window_size=self.eradio_window_size,
+            neck_name=self.neck_name,
         )
 
 

@@ -259,9 +259,10 @@ class ShardWorker:
         while start < len(images):
             group = list(images[start : start + self._batch_size])
             try:
-                results += encode_images(
-                    self._model, group, self._prepare, batch_size=len(group), merge=self._run.options.merge
-                )
+                merge = self._run.options.merge
+                encoded = encode_images(self._model, group, self._prepare, batch_size=len(group), merge=merge)
+                assert isinstance(encoded, list)  # as it is for a list of images
+                results += encoded
             except Exception as error:
                 failure = error.with_traceback(None)
                 failure.__context__ = None

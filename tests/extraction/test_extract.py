@@ -216,6 +216,28 @@ def test_other_inputs_weights_adaptors_or_dtypes_are_refused(
         extract(mixed, other, whole, SMALL)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("eradio", {"eradio_window_size": 4}), ("radio1d", {"neck_name": "decoder"})]
+)
+def test_other_settings_of_a_family_are_another_run(
+    name: str, setting: dict[str, Any], pictures: Path, reference: Path, tmp_path: Path
+) -> None:
+    path, options = reference / name / "checkpoint.pth.tar", ExtractionOptions(size=64)
+    picture = pictures / "00.png"
+    extract(picture, load_model(path, device="cpu"), tmp_path, options)
+    with pytest.raises(ValueError, match=f"has another run: model {next(iter(setting))} was .* and is"):
+        extract(picture, load_model(path, device="cpu", **setting), tmp_path, options)
+
+
+def test_condensed_tokens_are_refused_before_anything_is_written(
+    pictures: Path, reference: Path, tmp_path: Path
+) -> None:
+    other = load_model(reference / "radio1d" / "checkpoint.pth.tar", device="cpu", neck_name="encoder")
+    with pytest.raises(ValueError, match="condensed tokens have no summary"):
+        extract(pictures, other, tmp_path, SMALL)
+    assert not (tmp_path / ".radio" / "run.json").exists()
+
+
 def test_the_same_size_in_other_words_is_the_same_run() -> None:
     for sizes in ((96, "96", " short:96"), ((96, 128), [96, 128], "96x128", "96×128")):
         assert len({ExtractionOptions(size=size).size for size in sizes}) == 1
