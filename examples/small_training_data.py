@@ -25,11 +25,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 from PIL import Image
+from small_labeled_data import copy_stamp, find_stamps
 from torch import Tensor, nn
 
 from radio.checkpoints import write_hub_repo
 from radio.config import RadioConfig
-from radio.images import load_image
 
 BLOCKS = 10  # the last two were spoilt for other uses when the file's model was trained for saliency
 SHORT_SIDE = 640
@@ -169,20 +169,12 @@ def photographs(root: Path, out: Path) -> int:
     return len(seen)
 
 
-def stamps(root: Path, out: Path, fewest: int = 8) -> tuple[int, int]:
-    """Photographed stamps, one folder per class: the folder they lie in, if it holds enough."""
-    folders: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*.png")):
-        parts = path.relative_to(root).parts[:-1]
-        if parts[0] == "symbols" or "cartoon" in parts or path.stem.endswith("_mirror"):
-            continue
-        folders.setdefault("-".join(parts[:2]), []).append(path)
-    kept = {name: paths for name, paths in folders.items() if len(paths) >= fewest}
+def stamps(root: Path, out: Path) -> tuple[int, int]:
+    """Photographed stamps, one folder per class."""
+    kept = find_stamps(root)
     for name, paths in kept.items():
-        (out / name).mkdir(parents=True, exist_ok=True)
         for path in paths:
-            pixels = load_image(path).mul(255).byte().permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(out / name / path.name)
+            copy_stamp(path, out / name)
     return sum(map(len, kept.values())), len(kept)
 
 

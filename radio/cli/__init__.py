@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colors"),
     ("similar", "radio.cli.similar", "show which patches are like a given one, or what it attends to"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbors among labeled ones"),
+    ("probe", "radio.cli.probe", "train heads on frozen features, use them, and measure them"),
     ("train", "radio.cli.train", "distil teachers into a student, after a recipe"),
     ("evaluate", "radio.cli.evaluate", "measure a backbone: k-NN, linear probe, over resolutions"),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),

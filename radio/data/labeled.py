@@ -66,18 +66,18 @@ class HubImages(Sequence):
     """
 
     def __init__(self, name: str, split: str) -> None:
-        self._dataset = require("datasets", "datasets").load_dataset(name, split=split)
-        missing = {"image", "label"} - set(self._dataset.column_names)
+        self.dataset = require("datasets", "datasets").load_dataset(name, split=split)
+        missing = {"image", "label"} - set(self.dataset.column_names)
         if missing:
             raise ValueError(
-                f"{name} has columns {', '.join(self._dataset.column_names)}; expected image and label"
+                f"{name} has columns {', '.join(self.dataset.column_names)}; expected image and label"
             )
-        self.classes = tuple(self._dataset.features["label"].names)
-        self.labels = list(self._dataset["label"])
+        self.classes = tuple(self.dataset.features["label"].names)
+        self.labels = list(self.dataset["label"])
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
         """One image, as PIL decodes it."""
-        return self._dataset[index]["image"]
+        return self.dataset[index]["image"]

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
-
 from radio import __version__
 from radio.extraction.inputs import Listing
 from radio.extraction.reading import check_size
 from radio.extraction.shards import ShardState, read_state
 from radio.extraction.storage import PRIVATE, RUN, Folder
 from radio.images import SizeSpec
+from radio.images.sizing import size_text
 from radio.model import RADIOModel
+from radio.modeling.description import weights_digest
 from radio.modeling.token_merging import TokenMerging
 
 ROWS_PER_SHARD = 10_000
@@ -64,7 +64,7 @@ class ExtractionOptions:
     frame_step: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _one_spelling(self.size))
+        object.__setattr__(self, "size", size_text(self.size))
         for name in ("summary_dtype", "dense_dtype"):
             _check(name, getattr(self, name), ("float32", "float16"))
         _check("dense", self.dense, (None, "safetensors", "arrow"))
@@ -79,15 +79,6 @@ class ExtractionOptions:
     def rows(self) -> int:
         """Inputs per shard."""
         return self.rows_per_shard or (DENSE_ROWS_PER_SHARD if self.dense else ROWS_PER_SHARD)
-
-
-def _one_spelling(size: SizeSpec) -> str | None:
-    """A size as text, the same for all ways to say it: 512, "512" and "short:512" are one."""
-    if size is None:
-        return None
-    text = size if isinstance(size, str) else "x".join(map(str, [size] if isinstance(size, int) else size))
-    text = text.strip().replace("×", "x")
-    return f"short:{text}" if text.isdecimal() else text
 
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -291,16 +282,6 @@ def describe_model(model: RADIOModel) -> dict[str, Any]:
         "vectors": vectors,
         "widths": widths,
     }
-
-
-def weights_digest(model: RADIOModel) -> str:
-    """A hash of all weights: names, shapes, dtypes and values."""
-    result = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        result.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        result.update(flat.view(torch.uint8).numpy().data)
-    return result.hexdigest()
 
 
 def _inputs_file(description: Mapping[str, Any]) -> str:

@@ -124,9 +124,9 @@ class ShardTable:
         heights, widths, errors = (table[name].to_pylist() for name in ("height", "width", "error"))
         self._sizes = list(zip(heights, widths, strict=True))
         self._errors = errors
-        self._grids = _matrix(table["grid"], 2, np.dtype(np.int32))
+        self._grids = as_matrix(table["grid"], 2, np.dtype(np.int32))
         self._vectors = {
-            name: _matrix(table[name], column.shape[1], column.dtype)
+            name: as_matrix(table[name], column.shape[1], column.dtype)
             for name, column in self._vectors.items()
         }
         return [row for row, error in enumerate(errors) if error is not None]
@@ -164,8 +164,8 @@ def _fixed_lists(values: NDArray[Any], null: NDArray[np.bool_]) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(null))
 
 
-def _matrix(column: Any, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A column of lists as a matrix; null rows are zeros."""
+def as_matrix(column: Any, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A column of lists of one length as a matrix; null rows are zeros."""
     whole = column.combine_chunks()
     result = np.zeros((len(whole), length), dtype)
     result[whole.is_valid().to_numpy(zero_copy_only=False)] = (

@@ -154,6 +154,15 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
+def size_text(size: SizeSpec) -> str | None:
+    """A size as text, the same for all ways to say it: 512, "512" and "short:512" are one."""
+    if size is None:
+        return None
+    text = size if isinstance(size, str) else "x".join(map(str, [size] if isinstance(size, int) else size))
+    text = text.strip().replace("×", "x")
+    return f"short:{text}" if text.isdecimal() else text
+
+
 def _interpolate(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image

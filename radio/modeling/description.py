@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,3 +159,13 @@ class DescribedModel(nn.Module):
         known = dict(zip(self._config.summary_idxs, self._config.summary_names or ("summary",), strict=True))
         names = [known.get(number, f"token {number}") for number in self._summary_idxs]
         return dict(zip(names, summary.chunk(len(names), dim=-1), strict=True))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of all weights: names, shapes, dtypes and values."""
+    result = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        result.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        result.update(flat.view(torch.uint8).numpy().data)
+    return result.hexdigest()

@@ -104,6 +104,27 @@ def nearest_neighbors(
     return Neighbors(similarity, index)
 
 
+def leave_one_out(vectors: Tensor, k: int = 20) -> Neighbors:
+    """The nearest neighbors of every row among all the others.
+
+    Args:
+        vectors: ``(N, C)``.
+        k: As in `nearest_neighbors`.
+
+    Raises:
+        ValueError: k below 1, or fewer than two rows.
+    """
+    if len(vectors) < 2:
+        raise ValueError(f"k-NN that leaves one out needs at least two vectors, got {len(vectors)}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    found = nearest_neighbors(vectors, vectors, k + 1)
+    itself = found.indices == torch.arange(len(vectors), device=vectors.device)[:, None]
+    itself[~itself.any(dim=1), -1] = True  # crowded out by equals of lower number: then the last one goes
+    kept = found.indices.shape[1] - 1
+    return Neighbors(found.similarity[~itself].reshape(-1, kept), found.indices[~itself].reshape(-1, kept))
+
+
 def vote(
     neighbors: Neighbors, labels: Tensor, num_classes: int, temperature: float = 0.07, top: int = 5
 ) -> Vote:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from radio.data.labeled import ImageFolder
 from radio.images import load_image
 from radio.model import RADIOModel
-from radio.tasks.knn import Neighbors, nearest_neighbors, vote
+from radio.tasks.knn import leave_one_out, nearest_neighbors, vote
+from radio.tasks.linear import LinearClassifier, fit_linear
 from radio.tasks.mode_switching import coarsest, resample, scale_variance
 from radio.training.data import center_square
 from radio.training.teachers import Teacher
@@ -78,12 +78,7 @@ def knn_accuracy(known: Summaries, asked: Summaries | None = None, k: int = 20) 
         ValueError: The two have different classes, or there is a single image without neighbors.
     """
     if asked is None:
-        if len(known.vectors) < 2:
-            raise ValueError("k-NN that leaves one image out needs at least two labeled images")
-        vectors = F.normalize(known.vectors, dim=-1)
-        similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
-        neighbors = Neighbors(*similarity.topk(min(k, len(vectors) - 1), dim=1))
-        asked = known
+        neighbors, asked = leave_one_out(known.vectors, k), known
     else:
         neighbors = nearest_neighbors(_same_classes(known, asked).vectors, known.vectors, k)
     return _accuracy(vote(neighbors, known.labels, len(known.classes)).classes[:, 0], asked.labels)
@@ -100,36 +95,16 @@ def linear_probe(
         folds: Of the cross-validation.
     """
     if asked is not None:
-        predicted = _classify(known.vectors, known.labels, _same_classes(known, asked).vectors, decay)
-        return _accuracy(predicted, asked.labels)
+        head = fit_linear(known.vectors, known.labels, len(known.classes), decay)
+        return _accuracy(_best(head, _same_classes(known, asked).vectors), asked.labels)
     # Images of a class are next to each other, so that every n-th one is a fair share of all classes.
     fold = torch.arange(len(known.labels)) % folds
     predicted = torch.empty_like(known.labels)
     for number in range(folds):
         out = fold == number
-        predicted[out] = _classify(known.vectors[~out], known.labels[~out], known.vectors[out], decay)
+        head = fit_linear(known.vectors[~out], known.labels[~out], len(known.classes), decay)
+        predicted[out] = _best(head, known.vectors[out])
     return _accuracy(predicted, known.labels)
-
-
-def _classify(train: Tensor, labels: Tensor, test: Tensor, decay: float) -> Tensor:
-    """Logistic regression, with full-batch L-BFGS."""
-    mean, deviation = train.mean(0), train.std(0).clamp(min=1e-6)
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    layer = nn.Linear(train.shape[1], int(labels.max()) + 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(layer(train), labels) + decay * layer.weight.square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    with torch.no_grad():
-        return layer(test).argmax(dim=1)
 
 
 def rank_me(vectors: Tensor) -> float:
@@ -207,6 +182,11 @@ def _same_classes(known: Summaries, asked: Summaries) -> Summaries:
     if known.classes != asked.classes:
         raise ValueError("the folders to learn from and to test must have the same class folders")
     return asked
+
+
+@torch.no_grad()
+def _best(head: LinearClassifier, vectors: Tensor) -> Tensor:
+    return head(vectors).argmax(dim=1)
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -1,0 +1,111 @@
+"""Features of a data set for a probe: computed by `radio.extraction` once, read from files afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from radio.data.batches import Progress
+from radio.errors import ImageError
+from radio.files import atomic_write
+from radio.images import SizeSpec
+from radio.model import RADIOModel
+from radio.optional import require
+
+if TYPE_CHECKING:
+    from radio.extraction.cache import CachedFeatures
+
+_ROWS_AT_ONCE = 256
+
+
+class LabeledData(Protocol):
+    """Images with a class each: `radio.data.labeled.ImageFolder`, `radio.data.labeled.HubImages`, or alike.
+
+    Attributes:
+        classes: Names of the K classes.
+        labels: The class of each image, in [0, K).
+    """
+
+    classes: tuple[str, ...]
+    labels: list[int]
+
+    def __len__(self) -> int: ...
+
+
+class DenseData(Protocol):
+    """Images with labels or depths for every pixel: `MaskFolder`, `DepthFolder`, `HubMasks` of `radio.data.dense`."""
+
+    def __len__(self) -> int: ...
+
+    def target(self, index: int) -> Tensor:
+        """(H, W) of an image, at its own size."""
+        ...
+
+
+def read_features(
+    model: RADIOModel,
+    data: Any,
+    root: str | os.PathLike[str],
+    size: SizeSpec,
+    spatial: bool,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> tuple[CachedFeatures, list[int]]:
+    """The features of a data set, and the rows that have some.
+
+    Args:
+        data: With ``paths`` of its images, or with ``dataset``, a data set of the `datasets` library.
+        root: Where features are kept.
+        skip_unreadable: Leave out images that cannot be read; by default the first one is an error.
+        progress: Shows that a data set is being read.
+
+    Raises:
+        ImageError: An image cannot be read, or none can.
+        MissingExtraError: pyarrow is not installed.
+    """
+    require("pyarrow", "probe")
+    from radio.extraction.cache import cached_features
+
+    inputs = _inputs(data, Path(root).expanduser(), progress)
+    found = cached_features(model, inputs, root, size, spatial=spatial, batch_size=batch_size)
+    if not skip_unreadable or len(found.failures) == len(found):
+        found.require_all()
+    return found, [row for row in range(len(found)) if row not in found.failures]
+
+
+def _inputs(data: Any, root: Path, progress: Progress | None) -> Sequence[Path]:
+    if hasattr(data, "paths"):
+        return list(data.paths)
+    place = root / f"images-{data.dataset._fingerprint}.parquet"
+    if not place.is_file():
+        with atomic_write(place) as temporary:
+            _write_table(data.dataset, temporary, progress)
+    return [place]
+
+
+def _write_table(dataset: Any, path: Path, progress: Progress | None) -> None:
+    """The images of a data set as a table with their bytes, which `radio.extraction` reads by row."""
+    pa, pq = require("pyarrow", "probe"), require("pyarrow.parquet", "probe")
+    images = dataset.select_columns(["image"]).cast_column(
+        "image", require("datasets", "datasets").Image(decode=False)
+    )
+    starts = range(0, len(images), _ROWS_AT_ONCE)
+    schema = pa.schema({"image": pa.binary()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in starts if progress is None else progress(starts, len(starts), "images"):
+            rows = images[start : start + _ROWS_AT_ONCE]["image"]
+            writer.write_table(pa.table({"image": [_content(row) for row in rows]}, schema))
+
+
+def _content(row: Any) -> bytes:
+    if row["bytes"] is not None:
+        return bytes(row["bytes"])
+    try:
+        return Path(row["path"]).read_bytes()
+    except OSError as error:
+        raise ImageError(f"an image of the data set cannot be read: {error}") from error

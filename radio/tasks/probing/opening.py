@@ -1,0 +1,266 @@
+"""From labeled images to a trained probe, and from a folder to a probe."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from radio.data.batches import Progress
+from radio.data.tensor_files import load_tensors
+from radio.images import SizeSpec
+from radio.images.sizing import size_text
+from radio.loading import load_model
+from radio.model import RADIOModel
+from radio.tasks.linear import LinearClassifier, fit_linear
+from radio.tasks.probing.config import (
+    CONFIG_FILE,
+    DENSE,
+    TASKS,
+    WEIGHTS_FILE,
+    ProbeConfig,
+    Task,
+    describe_backbone,
+)
+from radio.tasks.probing.features import read_features
+from radio.tasks.probing.fitting import FitOptions, depth_loss, fit_dense, resize_target, segmentation_loss
+from radio.tasks.probing.heads import DepthHead, NeighborsClassifier, SegmentationHead
+from radio.tasks.probing.probes import ClassificationProbe, DepthProbe, Probe, SegmentationProbe
+from radio.tasks.zero_shot import get_adaptor
+
+_KINDS: dict[Task, tuple[type[Probe], type[nn.Module]]] = {
+    "linear": (ClassificationProbe, LinearClassifier),
+    "knn": (ClassificationProbe, NeighborsClassifier),
+    "segmentation": (SegmentationProbe, SegmentationHead),
+    "depth": (DepthProbe, DepthHead),
+}
+_NOT_SETTINGS = ("self", "channels", "num_classes", "rows")
+_DECAY = 1e-3
+
+
+def train_probe(
+    task: Task,
+    model: RADIOModel,
+    data: Any,
+    features: str | os.PathLike[str],
+    size: SizeSpec = None,
+    adaptor: str | None = None,
+    fit: FitOptions | None = None,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Any:
+    """Train a head on the frozen features of labeled images.
+
+    Args:
+        task: ``linear``, ``knn``, ``segmentation`` or ``depth``.
+        model: The model; it is not changed.
+        data: For ``linear`` and ``knn`` an `ImageFolder` or `HubImages` of `radio.data.labeled`; else a `MaskFolder`,
+            `DepthFolder` or `HubMasks` of `radio.data.dense`; or anything with the same attributes.
+        features: A folder where features are kept, for this call and later ones on the same images.
+        size: How large images become, as in `radio.images.target_size`; part of the probe.
+        adaptor: Use this teacher's features in place of the backbone's.
+        fit: How ``segmentation`` and ``depth`` are trained.
+        batch_size: Images a pass of the model.
+        skip_unreadable: Leave out images that cannot be read; by default the first one is an error.
+        progress: Shows the progress.
+        settings: ``decay`` (linear); ``k``, ``temperature`` (knn); ``width``, ``bins``, ``min_depth``, ``max_depth``
+            (depth; by default the range of the training data).
+
+    Returns:
+        A `ClassificationProbe`, `SegmentationProbe` or `DepthProbe`.
+
+    Raises:
+        ValueError: An unknown task or setting, too few classes or images, an adaptor that was not loaded.
+        ImageError: An image or a mask cannot be read.
+        MissingExtraError: The extra ``probe`` is not installed.
+    """
+    _check_task(task, size, settings)
+    if adaptor is not None:
+        get_adaptor(model, adaptor)
+    classes = tuple(getattr(data, "classes", ())) if task != "depth" else ()
+    if task != "depth" and len(classes) < 2:
+        raise ValueError(f"a probe needs at least two classes, got {', '.join(classes) or 'none'}")
+    cached, rows = read_features(
+        model, data, features, size, task in DENSE, batch_size, skip_unreadable, progress
+    )
+    head: nn.Module
+    if task in DENSE:
+        options = fit or FitOptions()
+        head, notes = _fit_dense(task, model, cached, rows, data, adaptor, options, settings, progress)
+        channels = cached.spatial(rows[0], adaptor or "features").shape[0]
+    else:
+        vectors = cached.vectors(adaptor or "summary")[rows].to(model.device)
+        labels = torch.tensor(data.labels)[rows].to(model.device)
+        head, notes = _fit_classifier(task, vectors, labels, len(classes), settings)
+        channels = vectors.shape[1]
+    config = ProbeConfig(
+        task=task,
+        channels=channels,
+        classes=classes,
+        adaptor=adaptor,
+        size=size_text(size),
+        model=describe_backbone(model),
+        source=model.config.version or str(model.checkpoint_path.resolve()),
+        head=_head_settings(task, head),
+        training={"images": len(rows), **notes},
+    )
+    return _KINDS[task][0](config, head, model)
+
+
+def load_probe(
+    folder: str | os.PathLike[str],
+    model: RADIOModel | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> Any:
+    """A probe from the folder that `Probe.save` wrote.
+
+    Args:
+        folder: With ``config.json`` and ``probe.safetensors``.
+        model: The model that it was trained on; loaded from where it came from if None.
+        device, dtype: Of a model that is loaded, as in `radio.load_model`; by default the dtype of the training.
+
+    Returns:
+        A `ClassificationProbe`, `SegmentationProbe` or `DepthProbe`.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: A file is damaged, the two do not belong together, or the model is another one.
+    """
+    place = Path(folder).expanduser()
+    config, digest = ProbeConfig.read(place / CONFIG_FILE)
+    tensors = load_tensors(place / WEIGHTS_FILE)
+    if hashlib.sha256((place / WEIGHTS_FILE).read_bytes()).hexdigest() != digest:
+        raise ValueError(
+            f"{place / WEIGHTS_FILE} is not the file that {CONFIG_FILE} was written with; train the probe again"
+        )
+    head = _build_head(config, tensors, place)
+    if model is None:
+        model = load_model(
+            config.source,
+            adaptors=[config.adaptor] if config.adaptor else [],
+            device=device,
+            dtype=config.model.get("dtype", "auto") if dtype == "auto" else dtype,
+            vitdet_window_size=config.model.get("vitdet_window_size"),
+        )
+    return _KINDS[config.task][0](config, head, model)
+
+
+def _check_task(task: str, size: SizeSpec, settings: Mapping[str, Any]) -> None:
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+    if task in DENSE and isinstance(size, str) and size.strip().startswith("crop:"):
+        raise ValueError(
+            "every pixel gets an answer, so nothing is cropped; give a size such as 512 or 512x512"
+        )
+    allowed = ["decay"] if task == "linear" else _setting_names(task)
+    unknown = [name for name in settings if name not in allowed]
+    if unknown:
+        raise ValueError(
+            f"a probe for {task} has no setting {unknown[0]!r}; it has: {', '.join(allowed) or 'none'}"
+        )
+
+
+def _setting_names(task: Task) -> list[str]:
+    return [name for name in inspect.signature(_KINDS[task][1]).parameters if name not in _NOT_SETTINGS]
+
+
+def _fit_classifier(
+    task: Task, vectors: Tensor, labels: Tensor, num_classes: int, settings: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    if task == "linear":
+        decay = settings.get("decay", _DECAY)
+        return fit_linear(vectors, labels, num_classes, decay), {"decay": decay}
+    head = NeighborsClassifier(vectors.shape[1], num_classes, len(vectors), **settings).to(vectors.device)
+    head.vectors.copy_(torch.nn.functional.normalize(vectors, dim=1))
+    head.labels.copy_(labels)
+    return head, {}
+
+
+def _fit_dense(
+    task: Task,
+    model: RADIOModel,
+    cached: Any,
+    rows: list[int],
+    data: Any,
+    adaptor: str | None,
+    options: FitOptions,
+    settings: Mapping[str, Any],
+    progress: Progress | None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    name, patch = adaptor or "features", model.patch_size
+    channels = cached.spatial(rows[0], name).shape[0]
+
+    def target(row: int) -> Tensor:
+        height, width = cached.grids[row]
+        return resize_target(data.target(row), height * patch, width * patch)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        head: nn.Module
+        if task == "segmentation":
+            head, loss = SegmentationHead(channels, len(data.classes)), segmentation_loss
+        else:
+            known = {"min_depth", "max_depth"} <= settings.keys()
+            limits = {} if known else _depth_range(data, rows)
+            head, loss = DepthHead(channels, **{**limits, **settings}), depth_loss
+    head = head.to(model.device)
+    losses = fit_dense(
+        head,
+        lambda row: cached.spatial(row, name),
+        target,
+        cached.grids,
+        rows,
+        loss,
+        options,
+        progress,
+    )
+    last = losses[-max(1, len(losses) // 20) :]
+    return head, {**vars(options), "first_loss": losses[0], "last_loss": sum(last) / len(last)}
+
+
+def _depth_range(data: Any, rows: list[int]) -> dict[str, float]:
+    """The smallest and the largest depth that is known, with a twentieth of room on either side."""
+    lowest, highest = float("inf"), 0.0
+    for row in rows:
+        depth = data.target(row)
+        depth = depth[depth > 0]
+        if len(depth):
+            lowest, highest = min(lowest, float(depth.min())), max(highest, float(depth.max()))
+    if highest == 0:
+        raise ValueError("no depth is known in any of the images")
+    return {"min_depth": lowest / 1.05, "max_depth": highest * 1.05}
+
+
+def _head_settings(task: Task, head: nn.Module) -> dict[str, Any]:
+    if isinstance(head, NeighborsClassifier):
+        return {"rows": len(head.vectors), "k": head.k, "temperature": head.temperature}
+    if isinstance(head, DepthHead):
+        return {
+            "min_depth": float(head.bins[0]),
+            "max_depth": float(head.bins[-1]),
+            "width": head.scales[1][0].out_channels,
+            "bins": len(head.bins),
+        }
+    return {}
+
+
+def _build_head(config: ProbeConfig, tensors: Mapping[str, Tensor], place: Path) -> nn.Module:
+    """The head of a config with its tensors, strictly."""
+    arguments: dict[str, Any] = {"channels": config.channels, **config.head}
+    if config.task != "depth":
+        arguments["num_classes"] = len(config.classes)
+    try:
+        head = _KINDS[config.task][1](**arguments)
+        head.load_state_dict(tensors)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the files of {place} do not describe a {config.task} probe: {error}") from error
+    return head
