@@ -30,8 +30,8 @@ from radio.tasks.zero_shot import (
     ZeroShotClassifier,
     default_cache_dir,
     evaluate,
-    imagenet_classes,
     imagenet_templates,
+    names_of_folders,
 )
 
 SWEEP = (224, 256, 336, 384, 432, 512, 640, 768, 896, 1024)
@@ -82,12 +82,6 @@ def main() -> None:
     arguments = parse_arguments()
     is_folder = Path(arguments.dataset).is_dir()
     dataset = ImageFolder(arguments.dataset) if is_folder else HubImages(arguments.dataset, arguments.split)
-    classes = (
-        imagenet_classes()
-        if len(dataset.classes) == 1000
-        else [name.replace("_", " ") for name in dataset.classes]
-    )
-
     rows = []
     with processes(arguments.device) as world:
         model = radio.load_model(
@@ -100,7 +94,7 @@ def main() -> None:
         )
         classifier = ZeroShotClassifier.build(
             model.adaptors[arguments.adaptor_name],
-            classes,
+            names_of_folders(dataset.classes),
             imagenet_templates(arguments.templates),
             cache_dir=default_cache_dir(),
         )

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -129,21 +130,24 @@ def _knn_arguments(folder) -> list[str]:
     return ["--model", str(CHECKPOINT), "--train", str(folder), "--val", str(folder), "--resolution", "64"]
 
 
+def _shards(features: Path) -> list[Path]:
+    return sorted(features.glob("checkpoint-*/*.parquet"))
+
+
 def test_knn_writes_summaries_once(folder, tmp_path, monkeypatch, capsys):
     arguments = _knn_arguments(folder)
     arguments += ["--features", str(tmp_path / "features"), "--k", "1", "--workers", "2", "--device", "cpu"]
     _run("knn_classification.py", arguments, monkeypatch)
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 35 and result["top1"] == 100.0, "with k = 1 every image finds itself"
-    files = sorted((tmp_path / "features").iterdir())
-    assert [path.name.rpartition("-")[0] for path in files] == ["checkpoint-train", "checkpoint-val"]
-    stored = np.load(files[0])
+    (shard,) = _shards(tmp_path / "features")  # the two folders are one and the same
+    stored = np.array(pq.read_table(shard)["summary"].to_pylist())
     model = radio.load_model(CHECKPOINT, device="cpu")
     expected = model.encode(ImageFolder(folder).paths[7], size=64).summary
     np.testing.assert_allclose(stored[7], expected[0].numpy(), rtol=5e-3, atol=5e-3)
-    times = [path.stat().st_mtime_ns for path in files]
+    time = shard.stat().st_mtime_ns
     _run("knn_classification.py", arguments, monkeypatch)
-    assert [path.stat().st_mtime_ns for path in files] == times
+    assert [path.stat().st_mtime_ns for path in _shards(tmp_path / "features")] == [time]
 
 
 @pytest.mark.parametrize("change", ["weights", "dtype", "windows", "size", "an image", "one image more"])
@@ -170,7 +174,7 @@ def test_knn_does_not_use_summaries_of_something_else(change, folder, tmp_path, 
     else:
         Image.new("RGB", (64, 64)).save(first.with_name("another.png"))
     _run("knn_classification.py", arguments, monkeypatch)
-    assert len({path.name for path in (tmp_path / "features").iterdir()} - before) == 2, "train and val, anew"
+    assert len({path.name for path in (tmp_path / "features").iterdir()} - before) == 1, "computed anew"
     capsys.readouterr()
 
 
@@ -199,6 +203,7 @@ def test_two_processes_give_the_numbers_of_one(folder, text_towers, tmp_path, mo
     alone = json.loads(capsys.readouterr().out)
     together = json.loads(_torchrun("knn_classification.py", [*arguments, str(tmp_path / "two")], tmp_path))
     assert together == alone
-    for name in ("train", "val"):
-        one, two = (np.load(next((tmp_path / run).glob(f"*{name}*.npy"))) for run in ("one", "two"))
-        np.testing.assert_allclose(two, one, rtol=5e-3, atol=5e-3)
+    one, two = (
+        np.array(pq.read_table(_shards(tmp_path / run)[0])["summary"].to_pylist()) for run in ("one", "two")
+    )
+    np.testing.assert_allclose(two, one, rtol=5e-3, atol=5e-3)

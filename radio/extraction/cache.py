@@ -105,6 +105,41 @@ class CachedFeatures:
                 yield pq.read_table(file, columns=columns)
 
 
+class CachePlan:
+    """What a call of `cached_features` with these arguments would use, and what is still missing of it.
+
+    Attributes:
+        folder: Where the features are, or will be.
+        listing: The inputs.
+        options: What is computed.
+    """
+
+    def __init__(
+        self,
+        model: RADIOModel,
+        inputs: Inputs,
+        root: str | os.PathLike[str],
+        size: SizeSpec = None,
+        spatial: bool = False,
+        summary_dtype: FloatName = "float32",
+    ) -> None:
+        self.listing = inputs if isinstance(inputs, Listing) else list_inputs(_as_list(inputs))
+        self.options = ExtractionOptions(
+            size=size,
+            summary_dtype=summary_dtype,
+            dense="safetensors" if spatial else None,
+            exact=True,
+            rows_per_shard=ROWS_PER_SHARD,
+        )
+        self.folder = Path(root).expanduser() / _key(model, self.listing, self.options)
+
+    @property
+    def missing(self) -> int:
+        """How many inputs have no features yet."""
+        done = len(list(self.folder.glob("shard-*.parquet")))
+        return max(0, len(self.listing) - done * self.options.rows)
+
+
 def cached_features(
     model: RADIOModel,
     inputs: Inputs,
@@ -138,21 +173,13 @@ def cached_features(
         ValueError: There are no inputs, or the size does not fit the model.
         OSError: The folder cannot be written.
     """
-    listing = inputs if isinstance(inputs, Listing) else list_inputs(_as_list(inputs))
-    options = ExtractionOptions(
-        size=size,
-        summary_dtype=summary_dtype,
-        dense="safetensors" if spatial else None,
-        exact=True,
-        rows_per_shard=ROWS_PER_SHARD,
-    )
-    place = Path(root).expanduser() / _key(model, listing, options)
+    plan = CachePlan(model, inputs, root, size, spatial, summary_dtype)
     share = (0, 1) if processes is None else (processes.rank, processes.size)
     extract(
-        listing,
+        plan.listing,
         model,
-        place,
-        options,
+        plan.folder,
+        plan.options,
         shard=share,
         batch_size=batch_size,
         workers=workers,
@@ -160,7 +187,7 @@ def cached_features(
     )
     if processes is not None:
         processes.wait()
-    return CachedFeatures(place)
+    return CachedFeatures(plan.folder)
 
 
 def _as_list(inputs: Any) -> Sequence[str | os.PathLike[str]]:

@@ -44,6 +44,18 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(require("open_clip", "text").IMAGENET_CLASSNAMES)
 
 
+def names_of_folders(folders: Sequence[str]) -> tuple[str, ...]:
+    """Class names in words, for the folders of a data set.
+
+    A thousand folders are taken for ImageNet's, in the order of their WordNet ids; others have their own names, with
+    spaces for underscores.
+
+    Raises:
+        MissingExtraError: They are ImageNet's, and open_clip is not installed.
+    """
+    return imagenet_classes() if len(folders) == 1000 else tuple(name.replace("_", " ") for name in folders)
+
+
 def imagenet_templates(kind: str = "openai") -> tuple[str, ...]:
     """Sentences for ImageNet with ``{}`` for the class: ``"openai"`` (80 of them) or ``"simple"`` (7).
 

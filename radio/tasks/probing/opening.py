@@ -262,5 +262,6 @@ def _build_head(config: ProbeConfig, tensors: Mapping[str, Tensor], place: Path)
         head = _KINDS[config.task][1](**arguments)
         head.load_state_dict(tensors)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the files of {place} do not describe a {config.task} probe: {error}") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"the files of {place} do not describe a {config.task} probe: {why}") from error
     return head
