@@ -9,22 +9,23 @@ import pytest
 
 from radio.cli import COMMANDS
 
-RUN_A_MODEL = {"extract", "features", "zeroshot", "segment", "pca", "similar", "knn", "export"}
+RUN_A_MODEL = {"extract", "features", "zeroshot", "segment", "pca", "similar", "knn", "export", "probe train"}
+USE_A_PROBE = {"probe predict", "probe evaluate"}
 READ_IMAGES = RUN_A_MODEL - {"export"}
 WRITE_FILES = {"extract", "features", "segment", "pca", "similar", "convert", "export"}
 
 SHARED = {
-    "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL,
-    "--device": {"evaluate", "search"} | RUN_A_MODEL,
+    "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
+    "--device": {"evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
     "--dtype": RUN_A_MODEL,
     "--vitdet-window-size": RUN_A_MODEL,
     "--size": RUN_A_MODEL,
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
-    "--output": {"train", "index", "search"} | WRITE_FILES,
-    "--skip-unreadable": READ_IMAGES - {"segment", "extract"},
-    "--batch-size": {"extract", "features", "pca", "knn"},
-    "--json": {name for name, _, _ in COMMANDS},
+    "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,
+    "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "extract"},
+    "--batch-size": {"extract", "features", "pca", "knn", "probe train", "probe evaluate"},
+    "--json": {name for name, _, _ in COMMANDS if name != "probe"} | {"probe train"} | USE_A_PROBE,
     "--labels": {"zeroshot", "segment"},
     "--text-weights": {"zeroshot", "segment", "search"},
 }
@@ -33,10 +34,13 @@ SHARED = {
 
 @pytest.fixture(scope="module")
 def parsers() -> dict[str, argparse.ArgumentParser]:
+    """By name; the commands of a command, such as ``probe train``, in place of it."""
     found = {}
     for name, module, _ in COMMANDS:
-        found[name] = argparse.ArgumentParser(prog=name)
-        import_module(module).add_arguments(found[name])
+        parser = argparse.ArgumentParser(prog=name)
+        import_module(module).add_arguments(parser)
+        inner = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+        found |= {f"{name} {word}": each for word, each in inner[0].items()} if inner else {name: parser}
     return found
 
 

@@ -69,7 +69,7 @@ class DepthHead(nn.Module):
 
     The fusion is DPT's (arXiv 2103.13413). Its four maps come from four blocks; these come from the last one, as in
     ViTDet's simple pyramid (arXiv 2203.16527), because its features are those that were trained and are cached. The
-    depth is the mean of evenly spaced bins, weighted linearly, as in DINOv2 (arXiv 2304.07193, section 7.4).
+    depth is the mean of 256 evenly spaced bins, weighted by a softmax (AdaBins, arXiv 2011.14141, section 3).
 
     Args:
         channels: C of the features.
@@ -109,8 +109,7 @@ class DepthHead(nn.Module):
         for scale, fuse in zip(self.scales, self.fusions, strict=True):
             fused = fuse(scale(features), fused)
         assert fused is not None
-        weights = self.score(fused).relu() + 0.1
-        shares = weights / weights.sum(dim=1, keepdim=True)
+        shares = self.score(fused).softmax(dim=1)
         return torch.einsum("bnhw,n->bhw", shares, self.bins)[:, None]
 
 
