@@ -177,12 +177,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_own_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="the model that it was trained on, if that is somewhere else now",
-    )
+    add_model(parser, optional=True, default_help="the one that the probe was trained on, where it was then")
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)"
     )
