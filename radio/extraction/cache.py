@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ def _key(model: RADIOModel, listing: Listing, options: ExtractionOptions) -> str
     facts = [describe_model(model), asdict(options), listing.digest(), files]
     digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
     name = model.config.version or model.checkpoint_path.name.partition(".")[0]
-    return f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in cast(str, name))}-{digest[:16]}"
+    return f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}-{digest[:16]}"
 
 
 def _identity(path: str) -> tuple[int, int] | None:

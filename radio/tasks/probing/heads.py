@@ -55,6 +55,7 @@ class SegmentationHead(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.classify = nn.Conv2d(channels, num_classes, kernel_size=1)
+        assert self.classify.bias is not None
         nn.init.normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)
 
@@ -84,6 +85,7 @@ class DepthHead(nn.Module):
         self, channels: int, min_depth: float, max_depth: float, width: int = 128, bins: int = 256
     ) -> None:
         super().__init__()
+        self.width = width
         if not 0 < min_depth < max_depth:
             raise ValueError(f"depths must be 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
         self.norm = nn.BatchNorm2d(channels)

@@ -29,7 +29,14 @@ from radio.tasks.probing.config import (
     describe_backbone,
 )
 from radio.tasks.probing.features import read_features
-from radio.tasks.probing.fitting import FitOptions, depth_loss, fit_dense, resize_target, segmentation_loss
+from radio.tasks.probing.fitting import (
+    FitOptions,
+    Loss,
+    depth_loss,
+    fit_dense,
+    resize_target,
+    segmentation_loss,
+)
 from radio.tasks.probing.heads import DepthHead, NeighborsClassifier, SegmentationHead
 from radio.tasks.probing.probes import ClassificationProbe, DepthProbe, Probe, SegmentationProbe
 from radio.tasks.zero_shot import get_adaptor
@@ -206,6 +213,7 @@ def _fit_dense(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         head: nn.Module
+        loss: Loss
         if task == "segmentation":
             head, loss = SegmentationHead(channels, len(data.classes)), segmentation_loss
         else:
@@ -247,7 +255,7 @@ def _head_settings(task: Task, head: nn.Module) -> dict[str, Any]:
         return {
             "min_depth": float(head.bins[0]),
             "max_depth": float(head.bins[-1]),
-            "width": head.scales[1][0].out_channels,
+            "width": head.width,
             "bins": len(head.bins),
         }
     return {}
