@@ -78,6 +78,22 @@ def read_features(
     return found, [row for row in range(len(found)) if row not in found.failures]
 
 
+def read_target(data: DenseData, features: CachedFeatures, row: int) -> Tensor:
+    """Labels or depths (H, W) of a row, at the size of its image.
+
+    Raises:
+        ImageError: They cannot be read, or have another size than the image.
+    """
+    target = data.target(row)
+    if tuple(target.shape) != tuple(features.image_sizes[row]):
+        height, width = features.image_sizes[row]
+        raise ImageError(
+            f"{features.ids[row]} has {height} x {width} pixels (height x width), but its labels or depths are for "
+            f"{target.shape[0]} x {target.shape[1]}"
+        )
+    return target
+
+
 def _inputs(data: Any, root: Path, progress: Progress | None) -> Sequence[Path]:
     if hasattr(data, "paths"):
         return list(data.paths)

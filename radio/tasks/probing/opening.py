@@ -28,7 +28,7 @@ from radio.tasks.probing.config import (
     Task,
     describe_backbone,
 )
-from radio.tasks.probing.features import read_features
+from radio.tasks.probing.features import read_features, read_target
 from radio.tasks.probing.fitting import (
     FitOptions,
     Loss,
@@ -151,6 +151,10 @@ def load_probe(
         )
     head = _build_head(config, tensors, place)
     if model is None:
+        if os.path.isabs(config.source) and not os.path.exists(config.source):
+            raise ValueError(
+                f"the probe's model was loaded from {config.source}, which is not there; give the model (--model)"
+            )
         model = load_model(
             config.source,
             adaptors=[config.adaptor] if config.adaptor else [],
@@ -208,7 +212,7 @@ def _fit_dense(
 
     def target(row: int) -> Tensor:
         height, width = cached.grids[row]
-        return resize_target(data.target(row), height * patch, width * patch)
+        return resize_target(read_target(data, cached, row), height * patch, width * patch)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)

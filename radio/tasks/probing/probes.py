@@ -19,7 +19,7 @@ from radio.images import ImageInput, as_list, is_batch, load_image
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
 from radio.tasks.probing.config import CONFIG_FILE, WEIGHTS_FILE, ProbeConfig, check_backbone
-from radio.tasks.probing.features import DenseData, LabeledData, read_features
+from radio.tasks.probing.features import DenseData, LabeledData, read_features, read_target
 from radio.tasks.probing.fitting import enlarge
 from radio.tasks.probing.metrics import (
     ClassificationMetrics,
@@ -205,7 +205,7 @@ class DenseProbe(Probe):
             self.model, data, features, self.config.size, True, batch_size, skip_unreadable, progress
         )
         for row in rows if progress is None else progress(rows, len(rows), "evaluating"):
-            truth = data.target(row)
+            truth = read_target(data, cached, row)
             found = self._maps(cached.spatial(row, self._spatial_name()), *truth.shape)
             metrics.update(found.argmax(dim=0) if len(self.classes) else found[0], truth)
         return {"images": len(rows), **metrics.compute()}

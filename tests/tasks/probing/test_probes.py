@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from radio import ImageError, RADIOModel, load_model
-from radio.data.dense import DepthFolder, MaskFolder
+from radio.data.dense import DepthFolder, HubMasks, MaskFolder
 from radio.data.labeled import HubImages, ImageFolder
 from radio.tasks.probing import FitOptions, LabelScore, load_probe, train_probe
 
@@ -73,7 +73,7 @@ def test_classes_of_pixels(segmentation, tiny, boxes, features, tmp_path):
 
 def test_depths_of_pixels(tiny, boxes, features, tmp_path):
     data = DepthFolder(boxes / "images", boxes / "depths")
-    fit = FitOptions(steps=60, batch_size=4, learning_rate=3e-3)
+    fit = FitOptions(steps=30, batch_size=4, learning_rate=1e-2)
     probe = train_probe("depth", tiny, data, features, size=96, fit=fit, width=8, bins=32)
     found = probe.evaluate(data, features)
     truth = torch.stack([data.target(i) for i in range(8)])
@@ -108,6 +108,23 @@ def test_images_of_the_datasets_library(tiny, colors, features, tmp_path, linear
     assert probe.evaluate(ImageFolder(colors), features)["top1"] == 1
     ours, theirs = (each.head.state_dict()["linear.weight"] for each in (linear, probe))
     assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_masks_of_the_datasets_library(segmentation, tiny, boxes, features, tmp_path):
+    """A table with both pictures in it, as the Hub's data sets are: the same answers as from the folders."""
+    import datasets
+
+    folder = MaskFolder(boxes / "images", boxes / "masks", ["ground", "box"])
+    columns = {"image": list(map(str, folder.paths)), "annotation": list(map(str, folder.targets))}
+    table = datasets.Dataset.from_dict(columns)
+    for name in columns:
+        table = table.cast_column(name, datasets.Image())
+    table.to_parquet(tmp_path / "data" / "train.parquet")
+    data = HubMasks(str(tmp_path / "data"), "train", ["ground", "box"])
+    assert len(data) == 8 and torch.equal(data.target(3), folder.target(3)) and data[0].size == (96, 64)
+    assert segmentation.evaluate(data, features) == segmentation.evaluate(folder, features)
+    with pytest.raises(ValueError, match="has columns image, annotation; expected image and mask"):
+        HubMasks(str(tmp_path / "data"), "train", ["ground", "box"], mask_column="mask")
 
 
 def test_an_unreadable_image_is_named_or_left_out(tiny, colors, tmp_path):
@@ -175,6 +192,11 @@ def test_damaged_files_are_refused(linear, tiny, tmp_path, reference):
     config.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         load_probe(tmp_path / "a", tiny)
+    config.write_text(json.dumps({**values, "source": str(tmp_path / "gone.pth")}))
+    with pytest.raises(ValueError, match="which is not there; give the model"):
+        load_probe(tmp_path / "a")
+    assert load_probe(tmp_path / "a", tiny).classes == ("blue", "green", "red")
+    config.write_text("{")
     with pytest.raises(FileNotFoundError):
         load_probe(tmp_path / "nowhere", tiny)
     with pytest.raises(ValueError, match="does not describe a probe"):
@@ -207,6 +229,13 @@ def test_masks_and_depths_that_are_wrong(tiny, boxes, features, tmp_path):
     Image.new("RGB", (96, 64)).save(masks / "3.png")
     with pytest.raises(ImageError, match=r"3\.png is a picture of mode RGB, not a mask"):
         MaskFolder(images, masks, ["ground", "box"]).target(3)
+    Image.new("L", (60, 64)).save(masks / "3.png")
+    with pytest.raises(
+        ImageError, match=r"3\.jpg has 64 x 96 pixels .*, but its labels or depths are for 64 x 60"
+    ):
+        train_probe(
+            "segmentation", tiny, MaskFolder(images, masks, ["a", "b", "c"]), features, size=96, fit=QUICK
+        )
     np.save(depths / "5.npy", np.ones((64, 96), np.float32))
     with pytest.raises(ValueError, match="have the same name"):
         DepthFolder(images, depths)
