@@ -84,6 +84,20 @@ def test_the_reports_commands_are_understood(monkeypatch: pytest.MonkeyPatch) ->
         assert parse().model in ("radio_v2.5-l", "radio_v2.1")
 
 
+def test_the_reports_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    (tmp_path / "examples").mkdir()
+    shutil.copy(ROOT / "examples" / "published_results.csv", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", REPORT, flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    lines = {line.get_label(): line.get_ydata() for line in names["axes"].get_lines()}
+    assert min(lines["radio_v2.1"]) < 1 and min(lines["radio_v2.5-h"]) > 79
+    with Image.open("report.png") as picture:
+        picture.verify()
+
+
 def test_published_numbers_on_the_page_are_those_of_the_table() -> None:
     known = (ROOT / "examples" / "published_results.csv").read_text()
     for resolution, window, number in re.findall(
@@ -94,8 +108,8 @@ def test_published_numbers_on_the_page_are_those_of_the_table() -> None:
 
 
 def test_the_pictures_are_there_and_small() -> None:
-    pictures = [ROOT / "docs" / name for name in re.findall(r"\]\((images/[^)]+)\)", PAGE)]
-    assert len(pictures) == 3
+    pictures = [ROOT / "docs" / name for name in re.findall(r"\]\((images/[^)]+)\)", PAGE + REPORT)]
+    assert len(pictures) == 4
     for picture in pictures:
         assert picture.stat().st_size < 150_000
         with Image.open(picture) as image:
