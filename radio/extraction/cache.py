@@ -44,12 +44,17 @@ class CachedFeatures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._run = Run.load(Folder(folder))
-        columns = ["id", "height", "width", "grid", "error"]
-        table = [row for shard in self._tables(columns) for row in shard.to_pylist()]
-        self.ids = [str(row["id"]) for row in table]
-        self.failures = {i: str(row["error"]) for i, row in enumerate(table) if row["error"] is not None}
-        self.grids = [tuple(row["grid"] or (0, 0)) for row in table]
-        self.image_sizes = [(row["height"], row["width"]) for row in table]
+        self.ids: list[str] = []
+        self.failures: dict[int, str] = {}
+        self.grids: list[tuple[int, int]] = []
+        self.image_sizes: list[tuple[int, int]] = []
+        for table in self._tables(["id", "height", "width", "grid", "error"]):
+            for row in table.to_pylist():
+                if row["error"] is not None:
+                    self.failures[len(self.ids)] = row["error"]
+                self.ids.append(row["id"])
+                self.grids.append(tuple(row["grid"] or (0, 0)))
+                self.image_sizes.append((row["height"], row["width"]))
         self._dense: dict[int, Any] = {}
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,7 +62,7 @@ def read_features(
         data: With ``paths`` of its images, or with ``dataset``, a data set of the `datasets` library.
         root: Where features are kept.
         skip_unreadable: Leave out images that cannot be read; by default the first one is an error.
-        progress: Shows that a data set is being read.
+        progress: Shows how many images are done.
 
     Raises:
         ImageError: An image cannot be read, or none can.
@@ -72,10 +72,29 @@ def read_features(
     from radio.extraction.cache import cached_features
 
     inputs = _inputs(data, Path(root).expanduser(), progress)
-    found = cached_features(model, inputs, root, size, spatial=spatial, batch_size=batch_size)
+    shown = None if progress is None else _Shown(progress)
+    found = cached_features(
+        model, inputs, root, size, spatial=spatial, batch_size=batch_size, on_progress=shown
+    )
     if not skip_unreadable or len(found.failures) == len(found):
         found.require_all()
     return found, [row for row in range(len(found)) if row not in found.failures]
+
+
+class _Shown:
+    """Shows the counts of an extraction as progress over its rows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rows: Iterator[Any] | None = None
+        self._done = 0
+
+    def __call__(self, state: Any) -> None:
+        if self._rows is None:
+            self._rows = iter(self._progress(range(state.total), state.total, "features"))
+        for _ in range(state.done - self._done):
+            next(self._rows, None)
+        self._done = state.done
 
 
 def read_target(data: DenseData, features: CachedFeatures, row: int) -> Tensor:

@@ -94,6 +94,25 @@ def test_one_seed_gives_one_head(segmentation, tiny, boxes, features):
         assert torch.equal(again.head.state_dict()[name], value), name
 
 
+def test_progress_is_told_of_features_and_of_training(tiny, boxes, tmp_path):
+    seen = []
+
+    def progress(items, total, what):
+        for item in items:
+            seen.append((what, total))
+            yield item
+
+    data = MaskFolder(boxes / "images", boxes / "masks", ["ground", "box"])
+    fit = FitOptions(steps=3, batch_size=4)
+    probe = train_probe(
+        "segmentation", tiny, data, tmp_path, size=96, fit=fit, progress=progress, batch_size=3
+    )
+    assert seen == [("features", 8)] * 8 + [("training", 3)] * 3
+    seen.clear()
+    probe.evaluate(data, tmp_path, progress=progress)
+    assert seen == [("evaluating", 8)] * 8
+
+
 def test_features_are_computed_once(tiny, colors, features, monkeypatch):
     train_probe("linear", tiny, ImageFolder(colors), features, size=64)
     monkeypatch.setattr(RADIOModel, "forward", None)  # nothing can run any more
