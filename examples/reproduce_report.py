@@ -18,7 +18,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ import torch
 import radio
 from radio.data.labeled import ImageFolder
 from radio.distributed import Processes, processes
+from radio.extraction import Progress
 from radio.extraction.cache import CachedFeatures, CachePlan, cached_features
 from radio.files import atomic_write
 from radio.opening import open_checkpoint
@@ -45,6 +46,7 @@ RESOLUTIONS = (224, 256, 336, 432, 512, 768, 1024)
 WINDOWED = (512, 1024)
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 TRIAL = 8  # images that the estimate is measured on
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class Pass(NamedTuple):
@@ -263,6 +265,7 @@ class Report:
             processes=self.world,
             batch_size=self.arguments.batch_size,
             workers=self.arguments.workers,
+            on_progress=Told(self.say, f"{run.resolution} px"),
         )
         found.require_all()
         return found
@@ -346,6 +349,21 @@ class Report:
     def say(self, line: str) -> None:
         if self.world.is_first:
             print(line, file=sys.stderr, flush=True)
+
+
+class Told:
+    """Says now and then how far a pass is."""
+
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        self.say = say
+        self.what = what
+        self.last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
+            self.last = time.monotonic()
+            left = "" if progress.seconds_left is None else f", {minutes(progress.seconds_left)} left"
+            self.say(f"{self.what}: {progress.done} of {progress.total} images of this process{left}")
 
 
 def read_published() -> list[dict[str, str]]:
