@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from radio.tasks.probing.config import (
     Task,
     describe_backbone,
 )
-from radio.tasks.probing.features import read_features, read_target
+from radio.tasks.probing.features import DenseData, LabeledData, read_features, read_target
 from radio.tasks.probing.fitting import (
     FitOptions,
     Loss,
@@ -51,8 +51,72 @@ _NOT_SETTINGS = ("self", "channels", "num_classes", "rows")
 _DECAY = 1e-3
 
 
+@overload
 def train_probe(
-    task: Task,
+    task: Literal["linear", "knn"],
+    model: RADIOModel,
+    data: LabeledData,
+    features: str | os.PathLike[str],
+    size: SizeSpec = None,
+    adaptor: str | None = None,
+    fit: FitOptions | None = None,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> ClassificationProbe: ...
+
+
+@overload
+def train_probe(
+    task: Literal["segmentation"],
+    model: RADIOModel,
+    data: DenseData,
+    features: str | os.PathLike[str],
+    size: SizeSpec = None,
+    adaptor: str | None = None,
+    fit: FitOptions | None = None,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> SegmentationProbe: ...
+
+
+@overload
+def train_probe(
+    task: Literal["depth"],
+    model: RADIOModel,
+    data: DenseData,
+    features: str | os.PathLike[str],
+    size: SizeSpec = None,
+    adaptor: str | None = None,
+    fit: FitOptions | None = None,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> DepthProbe: ...
+
+
+@overload
+def train_probe(
+    task: str,
+    model: RADIOModel,
+    data: Any,
+    features: str | os.PathLike[str],
+    size: SizeSpec = None,
+    adaptor: str | None = None,
+    fit: FitOptions | None = None,
+    batch_size: int = 16,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Any: ...
+
+
+def train_probe(
+    task: str,
     model: RADIOModel,
     data: Any,
     features: str | os.PathLike[str],
@@ -89,7 +153,7 @@ def train_probe(
         ImageError: An image or a mask cannot be read.
         MissingExtraError: The extra ``probe`` is not installed.
     """
-    _check_task(task, size, settings)
+    task = _checked_task(task, size, settings)
     if adaptor is not None:
         get_adaptor(model, adaptor)
     classes = tuple(getattr(data, "classes", ())) if task != "depth" else ()
@@ -165,9 +229,10 @@ def load_probe(
     return _KINDS[config.task][0](config, head, model)
 
 
-def _check_task(task: str, size: SizeSpec, settings: Mapping[str, Any]) -> None:
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+def _checked_task(name: str, size: SizeSpec, settings: Mapping[str, Any]) -> Task:
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; there are {', '.join(TASKS)}")
+    task: Task = name
     if task in DENSE and isinstance(size, str) and size.strip().startswith("crop:"):
         raise ValueError(
             "every pixel gets an answer, so nothing is cropped; give a size such as 512 or 512x512"
@@ -178,6 +243,7 @@ def _check_task(task: str, size: SizeSpec, settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"a probe for {task} has no setting {unknown[0]!r}; it has: {', '.join(allowed) or 'none'}"
         )
+    return task
 
 
 def _setting_names(task: Task) -> list[str]:
