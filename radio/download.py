@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from radio.catalog import Release
 from radio.checkpoints.hub_repo import CONFIG, INDEX, WEIGHTS, describe_folder, has_weights, shard_names
+from radio.checkpoints.layouts.descriptions import Description
 from radio.errors import DownloadError, FileNotInRepositoryError
 
 logger = logging.getLogger(__name__)
@@ -104,19 +105,34 @@ def download_repository(repository: str, options: DownloadOptions, license: str 
     _check_name(repository)
     cached = _in_cache(repository, CONFIG, options)
     config = _fetch(repository, CONFIG, options)
-    _fetch_weights(repository, config.parent, options)
+    _fetch_weights(repository, config.parent, options, describe_folder(config.parent))
     if not cached:
         terms = license or f"see https://huggingface.co/{repository}"
         logger.warning("the weights of %s are licensed under: %s", repository, terms)
     return config.parent
 
 
-def _fetch_weights(repository: str, folder: Path, options: DownloadOptions) -> None:
+def download_other(repository: str, options: DownloadOptions = DEFAULT_OPTIONS) -> Path:
+    """The folder of a Hub repository with ``config.json`` and its safetensors weights, of any model.
+
+    Raises:
+        ValueError: The name cannot be a repository's.
+        DownloadError: A file is not in the cache and cannot be fetched.
+        CheckpointError: The index of its weights is damaged.
+    """
+    _check_name(repository)
+    folder = _fetch(repository, CONFIG, options).parent
+    _fetch_weights(repository, folder, options, None)
+    return folder
+
+
+def _fetch_weights(
+    repository: str, folder: Path, options: DownloadOptions, description: Description | None
+) -> None:
     """Fetch the one weights file or the shards beside a config that hold the model.
 
     No network is needed for those that are here.
     """
-    description = describe_folder(folder)
     if not (folder / INDEX).is_file():
         try:
             _fetch(repository, WEIGHTS, options)

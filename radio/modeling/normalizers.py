@@ -25,6 +25,11 @@ class FeatureNormalizer(nn.Module):
         """Normalize spatial features (B, L, C)."""
         return F.linear(features - self.mean, self.tx)
 
+    def undo(self, features: Tensor) -> Tensor:
+        """The patch tokens (B, L, C) that `forward` made these features of, up to rounding; float32."""
+        tokens = torch.linalg.solve(self.tx.double(), features.double().mT).mT
+        return (tokens + self.mean.double()).float()
+
 
 class IntermediateFeatureNormalizer(nn.Module):
     """The same for the output of every block, with a factor of its own.
