@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -32,7 +33,9 @@ def sam_folder(folder: Path, dim: int = 48, side: int = 128) -> Path:
 
 
 def sam3_folder(folder: Path, dim: int = 48, side: int = 112) -> Path:
-    """The promptable half of a SAM 3, on a grid of ``side // 14``."""
+    """The promptable half of a SAM 3, on a grid of ``side // 14``. Skips the test where transformers has none."""
+    if not hasattr(transformers, "Sam3TrackerModel"):
+        pytest.skip("SAM 3 came with transformers 5")
     grid = side // 14
     vit = {
         "model_type": "sam3_vit_model", "hidden_size": dim, "intermediate_size": 32, "num_hidden_layers": 2,

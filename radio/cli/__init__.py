@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("search", "radio.cli.search", "find the images of an index that are like an image or fit a text"),
     ("zeroshot", "radio.cli.zeroshot", "find the labels that fit images best"),
     ("segment", "radio.cli.segment", "give every pixel of an image a label"),
+    ("masks", "radio.cli.masks", "cut out what you point at, or everything, with SAM's decoder"),
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colors"),
     ("similar", "radio.cli.similar", "show which patches are like a given one, or what it attends to"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbors among labeled ones"),

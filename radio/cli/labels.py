@@ -16,10 +16,10 @@ DEFAULT_WITH_TEXT = "c-radio_v3-b; without a connection a version with text that
 _PREFERRED = ("siglip2-g", "siglip", "clip")
 
 
-def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+def add_label_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``--labels``, ``--labels-file``, ``--template``, ``--adaptor`` and ``--text-weights``."""
     group = parser.add_argument_group("labels")
-    source = group.add_mutually_exclusive_group(required=True)
+    source = group.add_mutually_exclusive_group(required=required)
     source.add_argument("--labels", metavar="A,B,…", help="the labels, with commas between them")
     source.add_argument(
         "--labels-file", type=Path, metavar="FILE", help="a text file with one label per line"
@@ -74,11 +74,16 @@ def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:
         ValueError: The model has no text-aligned adaptor.
     """
     model = choose_model(args, with_text=True)
-    name = one_adaptor(args) or _choose_adaptor(model)
+    name = one_adaptor(args) or choose_text_adaptor(model)
     return load_chosen_model(args, adaptors=[name], text_weights=args.text_weights), name
 
 
-def _choose_adaptor(model: str) -> str:
+def choose_text_adaptor(model: str) -> str:
+    """The text-aligned adaptor that is used if none is asked for.
+
+    Raises:
+        ValueError: The model has none.
+    """
     from radio.opening import open_checkpoint
 
     adaptors = open_checkpoint(model).config.adaptors

@@ -12,7 +12,7 @@ from torch import Tensor
 from radio.images import ImageInput, load_image
 
 _LARGEST_LETTERS = 36
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """How much red, green and blue count for the gray of a picture (ITU-R BT.601)."""
 
 
@@ -39,16 +39,13 @@ def draw_segmentation(
         raise ValueError(f"opacity must lie in [0, 1], got {opacity}")
     label = label.cpu()
     colors = torch.tensor(palette(len(names)), dtype=torch.float32)
-    gray = (pixels.cpu() * torch.tensor(_LUMA)[:, None, None]).sum(dim=0) * 255
+    gray = (pixels.cpu() * torch.tensor(LUMA)[:, None, None]).sum(dim=0) * 255
     mixed = gray[..., None] * (1 - opacity) + colors[label] * opacity
-    mixed[_borders(label)] = 255
+    mixed[borders(label)] = 255
     overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
-    legend = _legend(width, names, shares.tolist())
-    picture = Image.new("RGB", (max(width, legend.width), height + legend.height), "white")
-    picture.paste(overlay, (0, 0))
-    picture.paste(legend, (0, height))
-    return picture
+    entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True)]
+    return with_legend(overlay, entries)
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
@@ -63,20 +60,28 @@ def palette(count: int) -> list[tuple[int, int, int]]:
     return colors
 
 
-def _borders(label: Tensor) -> Tensor:
-    """Pixels whose right or lower neighbor has another label."""
+def borders(label: Tensor) -> Tensor:
+    """Pixels of labels or masks (..., H, W) whose right or lower neighbor has another one."""
     border = torch.zeros_like(label, dtype=torch.bool)
-    border[:-1] |= label[:-1] != label[1:]
-    border[:, :-1] |= label[:, :-1] != label[:, 1:]
+    border[..., :-1, :] |= label[..., :-1, :] != label[..., 1:, :]
+    border[..., :-1] |= label[..., :-1] != label[..., 1:]
     return border
 
 
-def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.Image:
-    """Colored squares with names and shares, in as many rows as they need; wider than asked if one name is."""
+def with_legend(picture: Image.Image, entries: Sequence[str]) -> Image.Image:
+    """A picture with its legend below: a line for each color of `palette`, in their order."""
+    legend = _legend(picture.width, entries)
+    result = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), "white")
+    result.paste(picture, (0, 0))
+    result.paste(legend, (0, picture.height))
+    return result
+
+
+def _legend(width: int, entries: Sequence[str]) -> Image.Image:
+    """Colored squares with words, in as many rows as they need; wider than asked if one entry is."""
     size = min(max(round(width / 40), 12), _LARGEST_LETTERS)
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.7)
-    entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares, strict=True)]
     places, left, top, widest = [], gap, gap, 0
     for entry in entries:
         length = round(size + gap + font.getlength(entry) + 2 * gap)
@@ -87,7 +92,7 @@ def _legend(width: int, names: Sequence[str], shares: Sequence[float]) -> Image.
         widest = max(widest, left)
     legend = Image.new("RGB", (max(width, widest + gap), top + row), "white")
     canvas = ImageDraw.Draw(legend)
-    for entry, color, (x, y) in zip(entries, palette(len(names)), places, strict=True):
+    for entry, color, (x, y) in zip(entries, palette(len(entries)), places, strict=True):
         canvas.rectangle((x, y, x + size, y + size), fill=color, outline=(90, 90, 90))
         canvas.text((x + size + gap, y + size / 2), entry, fill=(20, 20, 20), font=font, anchor="lm")
     return legend

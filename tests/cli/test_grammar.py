@@ -9,25 +9,36 @@ import pytest
 
 from radio.cli import COMMANDS
 
-RUN_A_MODEL = {"extract", "features", "zeroshot", "segment", "pca", "similar", "knn", "export", "probe train"}
+RUN_A_MODEL = {
+    "extract",
+    "features",
+    "zeroshot",
+    "segment",
+    "masks",
+    "pca",
+    "similar",
+    "knn",
+    "export",
+    "probe train",
+}
 USE_A_PROBE = {"probe predict", "probe evaluate"}
 READ_IMAGES = RUN_A_MODEL - {"export"}
-WRITE_FILES = {"extract", "features", "segment", "pca", "similar", "convert", "export"}
+WRITE_FILES = {"extract", "features", "segment", "masks", "pca", "similar", "convert", "export"}
 
 SHARED = {
     "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
     "--device": {"evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
     "--dtype": RUN_A_MODEL,
     "--vitdet-window-size": RUN_A_MODEL,
-    "--size": RUN_A_MODEL,
+    "--size": RUN_A_MODEL - {"masks"},
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
     "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,
-    "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "extract"},
+    "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "masks", "extract"},
     "--batch-size": {"extract", "features", "pca", "knn", "probe train", "probe evaluate"},
     "--json": {name for name, _, _ in COMMANDS if name != "probe"} | {"probe train"} | USE_A_PROBE,
-    "--labels": {"zeroshot", "segment"},
-    "--text-weights": {"zeroshot", "segment", "search"},
+    "--labels": {"zeroshot", "segment", "masks"},
+    "--text-weights": {"zeroshot", "segment", "masks", "search"},
 }
 """Which commands have which shared option."""
 

@@ -106,6 +106,4 @@ def mask_everything(
 
 def _no_masks(canvas: Canvas, device: torch.device) -> Masks:
     nothing = torch.zeros(0, device=device)
-    return Masks(
-        torch.zeros(0, *canvas.image_size, dtype=torch.bool, device=device), nothing, nothing.long()
-    )
+    return Masks(torch.zeros(0, *canvas.image_size, dtype=torch.bool, device=device), nothing, nothing.long())

@@ -32,7 +32,12 @@ class MaskDecoder(Protocol):
         ...
 
     def decode(
-        self, embedding: Any, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, several: bool
+        self,
+        embedding: Any,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        several: bool,
     ) -> tuple[Tensor, Tensor]:
         """Prompts of one form, in pixels of the square: points (N, K, 2) with labels (N, K), boxes (N, 4), or both.
 
@@ -62,7 +67,12 @@ class SamMaskDecoder:
 
     @torch.no_grad()
     def decode(
-        self, embedding: Any, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, several: bool
+        self,
+        embedding: Any,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        several: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `MaskDecoder`."""
         return _decode(self.model, embedding, points, labels, boxes, several)
@@ -93,7 +103,12 @@ class Sam3MaskDecoder:
 
     @torch.no_grad()
     def decode(
-        self, embedding: Any, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, several: bool
+        self,
+        embedding: Any,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+        several: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `MaskDecoder`."""
         return _decode(self.model, embedding, points, labels, boxes, several)

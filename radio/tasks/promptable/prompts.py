@@ -47,9 +47,7 @@ class Prompt:
         if self.box is not None and (
             len(self.box) != 4 or self.box[0] >= self.box[2] or self.box[1] >= self.box[3]
         ):
-            raise ValueError(
-                f"a box is its left, top, right and bottom in that order, got {tuple(self.box)}"
-            )
+            raise ValueError(f"a box is its left, top, right and bottom in that order, got {tuple(self.box)}")
 
     @property
     def is_ambiguous(self) -> bool:
@@ -112,7 +110,9 @@ def _check_inside(prompt: Prompt, canvas: Canvas) -> None:
     corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
     for x, y in prompt.points:
         if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"the point {x}, {y} lies outside of the image of {width} x {height} pixels (x, y)")
+            raise ValueError(
+                f"the point {x}, {y} lies outside of the image of {width} x {height} pixels (x, y)"
+            )
     for x, y in corners:
         if not (0 <= x <= width and 0 <= y <= height):
             raise ValueError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from radio.encoding import Encoding, encode_images
 from radio.images import ImageInput, load_image
 from radio.model import RADIOModel
 from radio.modeling.input_conditioner import InputConditioner
-from radio.modeling.outputs import RadioOutput, describe_fields
+from radio.modeling.outputs import describe_fields
 from radio.tasks.promptable.automatic import AutomaticOptions, mask_everything
 from radio.tasks.promptable.canvas import Canvas, place
 from radio.tasks.promptable.decoders import MaskDecoder
@@ -31,19 +32,19 @@ class EmbeddedImage:
     Attributes:
         embedding: What the decoder's neck gave.
         canvas: Where the image lies on the square.
-        outputs: What the model's one forward pass gave, by name: ``"backbone"`` and each adaptor; features are
-            (1, C, h, w) of the square. Empty for features of another encoder.
+        encoding: What the model's one forward pass gave, as `RADIOModel.encode` does, of the whole square; features are
+            (1, C, h, w). None for features of another encoder.
         patches: Final patch tokens (1, C, h, w) of the square, which `name_masks` uses; None for features of another
             encoder.
     """
 
     embedding: Any
     canvas: Canvas
-    outputs: Mapping[str, RadioOutput] = field(default_factory=dict)
+    encoding: Encoding | None = None
     patches: Tensor | None = None
 
     def __repr__(self) -> str:
-        return describe_fields("EmbeddedImage", {"canvas": self.canvas, "outputs": dict(self.outputs)})
+        return describe_fields("EmbeddedImage", {"canvas": self.canvas, "encoding": self.encoding})
 
 
 class PromptableSegmenter:
@@ -77,9 +78,7 @@ class PromptableSegmenter:
         self._check_side(adaptor.upsample_factor)
 
     @classmethod
-    def from_pretrained(
-        cls, model: RADIOModel, name: str | Path | None = None, batch_size: int = 64
-    ) -> Self:
+    def from_pretrained(cls, model: RADIOModel, name: str | Path | None = None, batch_size: int = 64) -> Self:
         """Join a model with the decoder of a SAM.
 
         Args:
@@ -124,10 +123,11 @@ class PromptableSegmenter:
             )
         pixels = load_image(image).to(self.model.device)
         canvas = self._place(pixels.shape[-2], pixels.shape[-1])
-        square = canvas.draw(pixels, self._side, conditioner.norm_mean)[None]
-        outputs = self.model(square, feature_fmt="NCHW")
-        embedding = self.decoder.embed(outputs[self.adaptor_name].features)
-        return EmbeddedImage(embedding, canvas, outputs, self._patch_tokens(outputs["backbone"].features))
+        square = canvas.draw(pixels, self._side, conditioner.norm_mean)
+        encoding = encode_images(self.model, square, lambda image: square, "NCHW")
+        assert isinstance(encoding, Encoding)
+        embedding = self.decoder.embed(encoding.adaptors[self.adaptor_name].features)
+        return EmbeddedImage(embedding, canvas, encoding, self._patch_tokens(encoding.features))
 
     def embed(self, features: Tensor, image_size: tuple[int, int]) -> EmbeddedImage:
         """Continue from features of any encoder, such as SAM's own: before its neck.

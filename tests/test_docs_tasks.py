@@ -1,0 +1,58 @@
+"""The pages of tasks: their snippets run, their commands are commands, their pictures are there and small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sam_folders import sam_folder
+
+from radio.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINT = str(ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar")
+PAGES = {"promptable": {"masks"}}
+"""Each page, and the commands that it shows."""
+
+
+def _blocks(page: str, language: str) -> str:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_understood(page):
+    lines = _blocks(page, "bash").replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("radio ")]
+    assert {command[0] for command in commands} == PAGES[page]
+    for command in commands:
+        _parser(command).parse_args(command)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_one_picture_is_there_and_small(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    [name] = re.findall(r"\]\((images/[^)]+)\)", text)
+    path = ROOT / "docs" / name
+    assert path.stat().st_size < 120_000
+    with Image.open(path) as picture:
+        picture.verify()
+
+
+def test_masks(tmp_path, text_towers, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((220, 190)).save("photo.jpg")
+    folder = sam_folder(tmp_path / "sam")
+    code = (
+        _blocks("promptable", "python")
+        .replace('"radio_v2.5-l"', repr(CHECKPOINT))
+        .replace('"facebook/sam-vit-huge"', repr(str(folder)))
+    )
+    code = code.replace('"clip"])', f'"clip"], text_weights={str(text_towers["clip"])!r}, device="cpu")', 1)
+    names: dict = {}
+    exec(code, names)
+    assert names["masks"].mask.shape == (2, 190, 220)
+    assert re.search(r"\[\('(cup|spoon|table)', -?0\.\d+\)", capsys.readouterr().out)
