@@ -14,7 +14,7 @@ from radio.cli import _parser
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = str(ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar")
-PAGES = {"promptable": {"masks"}}
+PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}}
 """Each page, and the commands that it shows."""
 
 
@@ -56,3 +56,14 @@ def test_masks(tmp_path, text_towers, monkeypatch, capsys):
     exec(code, names)
     assert names["masks"].mask.shape == (2, 190, 220)
     assert re.search(r"\[\('(cup|spoon|table)', -?0\.\d+\)", capsys.readouterr().out)
+
+
+def test_segmentation(tmp_path, text_towers, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((150, 100)).save("photo.jpg")
+    code = _blocks("segmentation", "python").replace('"radio_v2.5-l"', repr(CHECKPOINT)).replace("768", "64")
+    code = code.replace('["clip"])', f'["clip"], text_weights={str(text_towers["clip"])!r}, device="cpu")', 1)
+    names: dict = {}
+    exec(code.replace("384", "32"), names)
+    assert names["result"].label.shape == (100, 150) and names["result"].similarity.shape == (3, 100, 150)
+    assert names["picture"].width >= 150

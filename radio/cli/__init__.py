@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 from radio import __version__
 from radio.errors import RadioError, printable
@@ -35,11 +36,17 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("probe", "radio.cli.probe", "train heads on frozen features, use them, and measure them"),
     ("train", "radio.cli.train", "distil teachers into a student, after a recipe"),
     ("evaluate", "radio.cli.evaluate", "measure a backbone: k-NN, linear probe, over resolutions"),
+    (
+        "evaluate segmentation",
+        "radio.cli.evaluate_segmentation",
+        "measure labels for every pixel: mIoU on a data set",
+    ),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
     ("export", "radio.cli.export", "write an ONNX file or a torch.export program"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),
 )
-"""Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``."""
+"""Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``. A name
+may be two words: what follows ``evaluate`` is a model, unless it is one of these."""
 
 _BY_SIGNAL = 128
 _CLOSED_PIPE = 141
@@ -144,21 +151,40 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes the two words of a command's name as one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(None if args is None else _joined(args), namespace)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    words = list(arguments)
+    first = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    name = " ".join(words[first : first + 2])
+    if " " in name and name in (command for command, _, _ in COMMANDS):
+        words[first : first + 2] = [name]
+    return words
+
+
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="radio",
         description="RADIO vision backbones: summary and spatial features of images.",
         epilog="'radio COMMAND --help' tells more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"radio {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
+    words = _joined(arguments)
     for name, module_name, summary in COMMANDS:
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
-        if name in arguments:
+        if name in words:
             module = import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.run)

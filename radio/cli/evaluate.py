@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.description = (
         "Measure a RADIO model, or any other backbone: MODEL and TEACHER may also be KIND:NAME, with "
-        "timm:NAME, open_clip:NAME, sam:FOLDER or onnx:FILE."
+        "timm:NAME, open_clip:NAME, sam:FOLDER or onnx:FILE. What is measured on data sets of its own is a command of "
+        "its own: 'radio evaluate segmentation'."
     )
     add_model(parser, also_positional=True)
     add_adaptor(parser, "measure in this teacher's space, of a RADIO model")

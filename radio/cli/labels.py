@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from radio.cli.common import choose_model, load_chosen_model
 from radio.cli.options import add_adaptor, one_adaptor
@@ -17,18 +18,28 @@ _PREFERRED = ("siglip2-g", "siglip", "clip")
 
 
 def add_label_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add ``--labels``, ``--labels-file``, ``--template``, ``--adaptor`` and ``--text-weights``."""
+    """Add ``--labels``, ``--labels-file``, and what `add_text_arguments` does."""
     group = parser.add_argument_group("labels")
     source = group.add_mutually_exclusive_group(required=required)
     source.add_argument("--labels", metavar="A,B,…", help="the labels, with commas between them")
     source.add_argument(
         "--labels-file", type=Path, metavar="FILE", help="a text file with one label per line"
     )
+    add_text_arguments(group)
+
+
+def add_text_arguments(group: Any) -> None:
+    """Add ``--template``, ``--template-set``, ``--adaptor`` and ``--text-weights``."""
     group.add_argument(
         "--template",
         action="append",
         metavar="TEXT",
         help="sentence with {} for the label (default: 'a photo of a {}.'); may be repeated, then the mean is used",
+    )
+    group.add_argument(
+        "--template-set",
+        choices=("openai", "simple"),
+        help="open_clip's sentences for ImageNet in place of --template: 80, or 7",
     )
     add_adaptor(
         group,
@@ -62,6 +73,22 @@ def read_labels(args: argparse.Namespace) -> list[str]:
     if twice:
         raise ValueError(f"label {twice[0]!r} is given twice")
     return labels
+
+
+def read_templates(args: argparse.Namespace) -> Sequence[str]:
+    """The sentences that the user chose, or the one that is used by default.
+
+    Raises:
+        ValueError: Both kinds were given.
+        MissingExtraError: The set is open_clip's, which is not installed.
+    """
+    from radio.tasks.zero_shot import PHOTO_TEMPLATES, imagenet_templates
+
+    if args.template_set is None:
+        return args.template or PHOTO_TEMPLATES
+    if args.template:
+        raise ValueError("give --template or --template-set, not both")
+    return imagenet_templates(args.template_set)
 
 
 def load_with_text(args: argparse.Namespace) -> tuple[RADIOModel, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radio.cli.common import load_chosen_model, print_result, table_lines
-from radio.cli.labels import add_label_arguments, choose_text_adaptor, read_labels
+from radio.cli.labels import add_label_arguments, choose_text_adaptor, read_labels, read_templates
 from radio.cli.options import add_execution, add_json, add_model, add_output, one_adaptor, positive_int
 from radio.files import Outputs
 
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         masks = segmenter.predict(image, prompts, args.several)
     found = _described(masks)
     if text:
-        _name(found, model, text, image, masks, labels, args.template)
+        _name(found, model, text, image, masks, labels, read_templates(args))
     if args.masks is not None:
         _write_masks(masks, args.masks, outputs)
     picture = draw_masks(
@@ -158,13 +159,13 @@ def _name(
     image: Any,
     masks: Masks,
     labels: list[str],
-    templates: list[str] | None,
+    templates: Sequence[str],
 ) -> None:
     from radio.tasks.promptable import name_masks
-    from radio.tasks.zero_shot import PHOTO_TEMPLATES, ZeroShotClassifier, get_adaptor
+    from radio.tasks.zero_shot import ZeroShotClassifier, get_adaptor
 
     adaptor = get_adaptor(model, text)
-    classifier = ZeroShotClassifier.build(adaptor, labels, templates or PHOTO_TEMPLATES)
+    classifier = ZeroShotClassifier.build(adaptor, labels, templates)
     for one, ranked in zip(found, name_masks(adaptor, image, masks, classifier), strict=True):
         if ranked:
             one["label"], one["similarity"] = ranked[0].label, ranked[0].similarity

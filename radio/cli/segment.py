@@ -7,8 +7,15 @@ import json
 from pathlib import Path
 
 from radio.cli.common import print_table, show
-from radio.cli.labels import DEFAULT_WITH_TEXT, add_label_arguments, load_with_text, read_labels
-from radio.cli.options import add_execution, add_json, add_model, add_output, add_size, positive_int
+from radio.cli.labels import (
+    DEFAULT_WITH_TEXT,
+    add_label_arguments,
+    load_with_text,
+    read_labels,
+    read_templates,
+)
+from radio.cli.options import add_execution, add_json, add_model, add_output
+from radio.cli.segmenting import add_segment_arguments, segment_options
 from radio.files import Outputs
 
 
@@ -18,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "where the picture goes", metavar="PICTURE")
     add_label_arguments(parser)
     add_model(parser, optional=True, default_help=DEFAULT_WITH_TEXT)
-    add_size(parser, default_help="its own, the short side at least what the model prefers")
-    parser.add_argument(
-        "--window", type=positive_int, metavar="PIXELS", help="side of the crops that cover a large image"
-    )
-    parser.add_argument("--stride", type=positive_int, metavar="PIXELS", help="distance of neighboring crops")
+    add_segment_arguments(parser, "get no label")
     parser.add_argument("--opacity", type=float, default=0.55, help="of the colors, 0 to 1 (default: 0.55)")
     add_json(parser)
     add_execution(parser)
@@ -35,22 +38,23 @@ def run(args: argparse.Namespace) -> None:
     from radio.drawing.pictures import check_picture_name, save_picture
     from radio.drawing.segmentation import draw_segmentation
     from radio.images import load_image
-    from radio.tasks.segmentation import segment
-    from radio.tasks.zero_shot import PHOTO_TEMPLATES
+    from radio.tasks.segmentation import UNKNOWN, label_embeddings, segment_with
+    from radio.tasks.zero_shot import get_adaptor
 
     check_picture_name(args.output)
     outputs = Outputs([args.image, args.labels_file, args.model, args.text_weights])
     outputs.check(args.output)
     labels = read_labels(args)
+    templates, options = read_templates(args), segment_options(args)
     pixels = load_image(args.image)
     model, adaptor = load_with_text(args)
     outputs.add_inputs(model.checkpoint_path)
-    result = segment(
-        model, adaptor, pixels, labels, args.template or PHOTO_TEMPLATES, args.size, args.window, args.stride
-    )
+    embeddings = label_embeddings(get_adaptor(model, adaptor), labels, templates)
+    result = segment_with(model, adaptor, pixels, embeddings, options)
     picture = draw_segmentation(pixels, result.label, labels, args.opacity)
     save_picture(picture, args.output, outputs)
-    shares = torch.bincount(result.label.flatten(), minlength=len(labels)) / result.label.numel()
+    known = result.label[result.label != UNKNOWN]
+    shares = torch.bincount(known, minlength=len(labels)) / result.label.numel()
     ranked = sorted(zip(labels, shares.tolist(), strict=True), key=lambda pair: -pair[1])
     if args.json:
         regions = [{"label": label, "share": share} for label, share in ranked]

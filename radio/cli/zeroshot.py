@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radio.cli.common import find_images, print_table, progress, show, without_unreadable
-from radio.cli.labels import DEFAULT_WITH_TEXT, add_label_arguments, load_with_text, read_labels
+from radio.cli.labels import (
+    DEFAULT_WITH_TEXT,
+    add_label_arguments,
+    load_with_text,
+    read_labels,
+    read_templates,
+)
 from radio.cli.options import (
     add_execution,
     add_json,
@@ -40,14 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the labels of every image, best first."""
-    from radio.tasks.zero_shot import PHOTO_TEMPLATES, ZeroShotClassifier, get_adaptor
+    from radio.tasks.zero_shot import ZeroShotClassifier, get_adaptor
 
-    labels = read_labels(args)
+    labels, templates = read_labels(args), read_templates(args)
     paths = without_unreadable(find_images(args.images), args)
     model, adaptor = load_with_text(args)
-    classifier = ZeroShotClassifier.build(
-        get_adaptor(model, adaptor), labels, args.template or PHOTO_TEMPLATES
-    )
+    classifier = ZeroShotClassifier.build(get_adaptor(model, adaptor), labels, templates)
     found: list[tuple[str, list[Ranked]]] = []
     for path in progress(paths, len(paths), "images"):
         encoding = model.encode(path, size=args.size)

@@ -41,9 +41,11 @@ def draw_segmentation(
     colors = torch.tensor(palette(len(names)), dtype=torch.float32)
     gray = (pixels.cpu() * torch.tensor(LUMA)[:, None, None]).sum(dim=0) * 255
     mixed = gray[..., None] * (1 - opacity) + colors[label] * opacity
+    unlabeled = label < 0
+    mixed[unlabeled] = gray[unlabeled][:, None]
     mixed[borders(label)] = 255
     overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
-    shares = torch.bincount(label.flatten(), minlength=len(names)) / label.numel()
+    shares = torch.bincount(label[~unlabeled], minlength=len(names)) / label.numel()
     entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True)]
     return with_legend(overlay, entries)
 

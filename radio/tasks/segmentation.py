@@ -9,6 +9,7 @@ summaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,15 +18,24 @@ from torch import Tensor
 
 from radio.images import ImageInput, SizeSpec, load_image
 from radio.model import RADIOModel
+from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
-from radio.tasks.zero_shot import PHOTO_TEMPLATES, class_embeddings, get_adaptor
+from radio.tasks.self_correlation import SelfCorrelation
+from radio.tasks.zero_shot import DEFAULT_LOGIT_SCALE, PHOTO_TEMPLATES, class_embeddings, get_adaptor
+
+Label = str | Sequence[str]
+"""A label in words, or several names of it, of which the one that fits best counts at each place."""
+
+UNKNOWN = -1
+"""The number of pixels whose best label is not sure enough."""
 
 
 class Segmentation(NamedTuple):
     """Labels of an image's pixels.
 
     Attributes:
-        label: ``(H, W)`` int64, the number of the best label of each pixel.
+        label: ``(H, W)`` int64, the number of the best label of each pixel; `UNKNOWN` where no label is sure enough, if
+            that was asked for.
         similarity: ``(K, H, W)`` float32, the similarities with all labels.
     """
 
@@ -33,15 +43,52 @@ class Segmentation(NamedTuple):
     similarity: Tensor
 
 
+class LabelEmbeddings(NamedTuple):
+    """Labels in an adaptor's text space.
+
+    Attributes:
+        embeddings: ``(N, D)`` float32, rows of length 1: every name of every label.
+        owner: ``(N,)`` int64, the number of the label that each is a name of, ascending from 0.
+        logit_scale: What similarities are multiplied by before a softmax over the labels.
+    """
+
+    embeddings: Tensor
+    owner: Tensor
+    logit_scale: float = DEFAULT_LOGIT_SCALE
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How an image is segmented.
+
+    Attributes:
+        size: The size at which the image is run, as in `radio.images.target_size`. By default its own, but the short
+            side at least that of the model's preferred resolution.
+        window: Side of the crops that cover the image, in pixels; by default that of the preferred resolution.
+        stride: Distance of neighboring crops, in pixels; by default two thirds of the window.
+        refine: Average similarities over patches that look alike, in the whole image.
+        least_share: Pixels whose best label has a smaller share (softmax over the labels) become `UNKNOWN`; None for a
+            label everywhere.
+    """
+
+    size: SizeSpec = None
+    window: int | None = None
+    stride: int | None = None
+    refine: SelfCorrelation | None = None
+    least_share: float | None = None
+
+
 def segment(
     model: RADIOModel,
     adaptor_name: str,
     image: ImageInput,
-    labels: Sequence[str],
+    labels: Sequence[Label],
     templates: Sequence[str] = PHOTO_TEMPLATES,
     size: SizeSpec = None,
     window: int | None = None,
     stride: int | None = None,
+    refine: SelfCorrelation | None = None,
+    least_share: float | None = None,
 ) -> Segmentation:
     """Give every pixel of an image the label that fits its patch best.
 
@@ -49,12 +96,10 @@ def segment(
         model: A model that was loaded with this adaptor.
         adaptor_name: A text-aligned adaptor, e.g. ``"siglip"``.
         image: A path, PIL image, array or tensor, as `radio.images.load_image` takes it.
-        labels: K names, e.g. ``["cat", "sofa", "wall"]``. Every pixel gets one of them, so name the background too.
+        labels: K labels, e.g. ``["cat", "sofa", "wall"]``. Every pixel gets one of them, so name the background too,
+            best by several names: ``("sky", "wall", "floor")``.
         templates: Sentences with ``{}`` for the name.
-        size: The size at which the image is run, as in `radio.images.target_size`. By default its own, but the
-            short side at least that of the model's preferred resolution.
-        window: Side of the crops that cover the image, in pixels; by default that of the preferred resolution.
-        stride: Distance of neighboring crops, in pixels; by default two thirds of the window.
+        size, window, stride, refine, least_share: As in `SegmentOptions`.
 
     Returns:
         Labels and similarities for the height and width of the image that was given.
@@ -63,14 +108,70 @@ def segment(
         ImageError: The image cannot be read.
         ValueError: The adaptor was not loaded or has no text, or a size does not fit the model.
     """
+    embeddings = label_embeddings(get_adaptor(model, adaptor_name), labels, templates)
+    options = SegmentOptions(size, window, stride, refine, least_share)
+    return segment_with(model, adaptor_name, image, embeddings, options)
+
+
+def label_embeddings(
+    adaptor: Adaptor, labels: Sequence[Label], templates: Sequence[str] = PHOTO_TEMPLATES
+) -> LabelEmbeddings:
+    """Labels in an adaptor's text space, for many images.
+
+    Args:
+        adaptor: A text-aligned adaptor.
+        labels, templates: As in `segment`.
+
+    Raises:
+        ValueError: There are no labels, or an adaptor without text.
+    """
+    names = [[label] if isinstance(label, str) else list(label) for label in labels]
+    flat = [name for group in names for name in group]
+    owner = torch.tensor([number for number, group in enumerate(names) for _ in group])
+    embeddings = class_embeddings(adaptor, flat, templates)
+    scale = None if adaptor.text is None else adaptor.text.logit_scale
+    return LabelEmbeddings(embeddings, owner, DEFAULT_LOGIT_SCALE if scale is None else scale)
+
+
+def segment_with(
+    model: RADIOModel,
+    adaptor_name: str,
+    image: ImageInput,
+    labels: LabelEmbeddings,
+    options: SegmentOptions = SegmentOptions(),
+) -> Segmentation:
+    """As `segment`, with labels that were embedded before.
+
+    Raises:
+        ImageError: The image cannot be read.
+        ValueError: The adaptor was not loaded, a size does not fit the model, or the share is not in [0, 1].
+    """
+    if options.least_share is not None and not 0 <= options.least_share <= 1:
+        raise ValueError(f"least_share is a share in [0, 1], got {options.least_share}")
     step = model.min_resolution_step
     preferred = max(min(model.preferred_resolution) // step, 1) * step
     pixels = load_image(image)
     height, width = pixels.shape[-2:]
-    resized = model.resize(pixels, _default_size(model, height, width, preferred) if size is None else size)
-    embeddings = class_embeddings(get_adaptor(model, adaptor_name), labels, templates)
-    similarity = patch_similarity(model, adaptor_name, resized, embeddings, window or preferred, stride)
-    return to_pixels(similarity.cpu(), height, width)
+    size = _default_size(model, height, width, preferred) if options.size is None else options.size
+    resized = model.resize(pixels, size)
+    similarity = patch_similarity(
+        model, adaptor_name, resized, labels.embeddings, options.window or preferred, options.stride,
+        refine=options.refine,
+    )  # fmt: skip
+    best = best_names(similarity, labels.owner)
+    found = to_pixels(best.cpu(), height, width)
+    if options.least_share is None:
+        return found
+    share = (found.similarity * labels.logit_scale).softmax(dim=0).amax(dim=0)
+    return found._replace(label=torch.where(share < options.least_share, UNKNOWN, found.label))
+
+
+def best_names(similarity: Tensor, owner: Tensor) -> Tensor:
+    """Of similarities (N, ...) with names, those of the best name of each label: (K, ...)."""
+    labels = int(owner.max()) + 1
+    index = owner.to(similarity.device).view(-1, *[1] * (similarity.ndim - 1)).expand_as(similarity)
+    lowest = similarity.new_full((labels, *similarity.shape[1:]), -torch.inf)
+    return lowest.scatter_reduce(0, index, similarity, "amax")
 
 
 def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> Tensor:
@@ -91,6 +192,11 @@ def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> 
         ValueError: The adaptor was not loaded, or the shape is not supported.
     """
     adaptor = get_adaptor(model, adaptor_name)
+    return adaptor.project_summary(_tokens(model, images).movedim(1, -1)).movedim(-1, 1)
+
+
+def _tokens(model: RADIONetwork, images: Tensor) -> Tensor:
+    """Patch tokens ``(B, C, H/P, W/P)`` as they leave the backbone."""
     patches = model.forward_intermediates(
         images.to(model.device),
         indices=[-1],
@@ -100,7 +206,7 @@ def patch_embeddings(model: RADIONetwork, adaptor_name: str, images: Tensor) -> 
         norm_alpha_scheme="none",
     )[0]
     assert isinstance(patches, Tensor)
-    return adaptor.project_summary(patches.movedim(1, -1)).movedim(-1, 1)
+    return patches
 
 
 @torch.no_grad()
@@ -112,6 +218,7 @@ def patch_similarity(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 4,
+    refine: SelfCorrelation | None = None,
 ) -> Tensor:
     """Cosine similarity of every patch of an image with every label.
 
@@ -126,6 +233,7 @@ def patch_similarity(
         stride: Distance of neighboring crops in pixels, a multiple of the patch size; by default two thirds
             of the window.
         batch_size: Crops that go through the model at once.
+        refine: Average the similarities over patches of the whole image whose backbone features are alike.
 
     Returns:
         ``(K, H/P, W/P)`` float32 on the model's device.
@@ -141,25 +249,32 @@ def patch_similarity(
     corners = [
         (top, left) for top in _starts(height, window_h, step) for left in _starts(width, window_w, step)
     ]
+    adaptor = get_adaptor(model, adaptor_name)
     embeddings = embeddings.to(model.device)
-    total = torch.zeros(len(embeddings), height // patch, width // patch, device=model.device)
-    count = torch.zeros(height // patch, width // patch, device=model.device)
+    grid = height // patch, width // patch
+    total = torch.zeros(len(embeddings), *grid, device=model.device)
+    features = torch.zeros(model.embed_dim if refine else 0, *grid, device=model.device)
+    count = torch.zeros(grid, device=model.device)
     for i in range(0, len(corners), batch_size):
         batch = corners[i : i + batch_size]
         crops = torch.stack([image[:, top : top + window_h, left : left + window_w] for top, left in batch])
-        found = patch_embeddings(model, adaptor_name, crops)
+        tokens = _tokens(model, crops)
+        found = adaptor.project_summary(tokens.movedim(1, -1)).movedim(-1, 1)
         if found.shape[1] != embeddings.shape[1]:
             raise ValueError(
                 f"adaptor {adaptor_name!r} gives {found.shape[1]} numbers per patch but the labels have "
                 f"{embeddings.shape[1]}; they must come from the same adaptor's encode_text"
             )
         similarity = torch.einsum("kd,bdhw->bkhw", embeddings, F.normalize(found, dim=1))
-        for (top, left), crop in zip(batch, similarity, strict=True):
+        for j, (top, left) in enumerate(batch):
             rows = slice(top // patch, (top + window_h) // patch)
             columns = slice(left // patch, (left + window_w) // patch)
-            total[:, rows, columns] += crop
+            total[:, rows, columns] += similarity[j]
             count[rows, columns] += 1
-    return total / count
+            if refine:
+                features[:, rows, columns] += tokens[j].float()
+    mean = total / count
+    return refine.refine(mean, features) if refine else mean
 
 
 def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:

@@ -20,9 +20,10 @@ RUN_A_MODEL = {
     "knn",
     "export",
     "probe train",
+    "evaluate segmentation",
 }
 USE_A_PROBE = {"probe predict", "probe evaluate"}
-READ_IMAGES = RUN_A_MODEL - {"export"}
+READ_IMAGES = RUN_A_MODEL - {"export", "evaluate segmentation"}
 WRITE_FILES = {"extract", "features", "segment", "masks", "pca", "similar", "convert", "export"}
 
 SHARED = {
@@ -37,8 +38,10 @@ SHARED = {
     "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "masks", "extract"},
     "--batch-size": {"extract", "features", "pca", "knn", "probe train", "probe evaluate"},
     "--json": {name for name, _, _ in COMMANDS if name != "probe"} | {"probe train"} | USE_A_PROBE,
+    "--template": {"zeroshot", "segment", "masks", "evaluate segmentation"},
+    "--refine": {"segment", "evaluate segmentation"},
     "--labels": {"zeroshot", "segment", "masks"},
-    "--text-weights": {"zeroshot", "segment", "masks", "search"},
+    "--text-weights": {"zeroshot", "segment", "masks", "search", "evaluate segmentation"},
 }
 """Which commands have which shared option."""
 
