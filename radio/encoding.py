@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -97,7 +98,7 @@ class Encoding:
 
 def encode_images(
     model: RADIONetwork,
-    images: ImageInput | Sequence[ImageInput],
+    images: ImageInput | Sequence[ImageInput] | Iterator[ImageInput],
     prepare: Callable[[ImageInput], Tensor],
     feature_fmt: FeatureFormat = "NLC",
     batch_size: int = 8,
@@ -118,16 +119,28 @@ def encode_images(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     several = is_batch(images)
-    sources: list[Any] = as_list(images) if several else [images]
     check_merging(merge, tome, feature_fmt, one_size=False, windowed=model.window_size is not None)
-    merges = merging_per_image(merge, len(sources))
     encodings: list[Encoding] = []
-    for start in range(0, len(sources), batch_size):
-        group = [prepare(source).to(model.device) for source in sources[start : start + batch_size]]
-        encodings += _encode_group(
-            model, group, feature_fmt, merges[start : start + batch_size], tome, num_tokens
-        )
+    for sources, merges in _groups(images if several else [images], merge, batch_size):
+        group = [prepare(source).to(model.device) for source in sources]
+        encodings += _encode_group(model, group, feature_fmt, merges, tome, num_tokens)
     return encodings if several else encodings[0]
+
+
+def _groups(
+    images: Any, merge: TokenMerging | Sequence[TokenMerging] | None, batch_size: int
+) -> Iterator[tuple[list[Any], Sequence[TokenMerging | None]]]:
+    """Images that run together, and what merges each. Of an iterator, such as the frames of a video, only one group is
+    held at a time."""
+    if isinstance(images, Iterator) and not isinstance(merge, Sequence):
+        while group := list(islice(images, batch_size)):
+            yield group, merging_per_image(merge, len(group))
+        return
+    sources = as_list(images)
+    merges = merging_per_image(merge, len(sources))
+    for start in range(0, len(sources), batch_size):
+        part = slice(start, start + batch_size)
+        yield sources[part], merges[part]
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,7 @@ class RADIOModel(RADIONetwork[OutputT]):
     @overload
     def encode(
         self,
-        images: list[Any] | tuple[Any, ...],
+        images: list[Any] | tuple[Any, ...] | Iterator[Any],
         size: SizeSpec = None,
         feature_fmt: FeatureFormat = "NLC",
         batch_size: int = 8,
@@ -113,7 +113,7 @@ class RADIOModel(RADIONetwork[OutputT]):
 
     def encode(
         self,
-        images: ImageInput | Sequence[ImageInput],
+        images: ImageInput | Sequence[ImageInput] | Iterator[ImageInput],
         size: SizeSpec = None,
         feature_fmt: FeatureFormat = "NLC",
         batch_size: int = 8,
@@ -126,7 +126,8 @@ class RADIOModel(RADIONetwork[OutputT]):
 
         Args:
             images: Paths, PIL images, NumPy arrays or tensors (see `radio.images.load_image`), one or a list; or a
-                batch as a tensor (B, 3, H, W) or an array (B, H, W, 3).
+                batch as a tensor (B, 3, H, W) or an array (B, H, W, 3). Of an iterator, such as the frames of a video
+                (`radio.data.video.sample_frames`), one batch is held at a time. A clip as a tensor is a batch.
             size: How large each image becomes (see `radio.images.target_size`); by default the supported size nearest
                 to its own, at most `max_resolution`.
             feature_fmt: ``"NLC"`` for features (1, L, C), ``"NCHW"`` for (1, C, h, w).

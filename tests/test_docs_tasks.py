@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from PIL import Image
 from sam_folders import sam_folder
 
 from radio.cli import _parser
+from radio.data.video import Frame, Video
+from radio.drawing.video import write_frames
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = str(ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar")
-PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}}
+PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}, "video": {"extract", "pca", "evaluate"}}
 """Each page, and the commands that it shows."""
 
 
@@ -67,3 +70,16 @@ def test_segmentation(tmp_path, text_towers, monkeypatch):
     exec(code.replace("384", "32"), names)
     assert names["result"].label.shape == (100, 150) and names["result"].similarity.shape == (3, 100, 150)
     assert names["picture"].width >= 150
+
+
+def test_video(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    photo = Image.open(ROOT / "examples" / "images" / "coffee.jpg")
+    frames = (Frame(photo.crop((8 * i, 0, 8 * i + 96, 64)), Fraction(i, 25)) for i in range(4))
+    write_frames(Path("clip.mp4"), frames, Video(4, Fraction(25), Fraction(1, 12800)))
+    code = _blocks("video", "python").replace('"radio_v2.5-l"', f'{CHECKPOINT!r}, device="cpu"')
+    names: dict = {}
+    exec(code.replace("512", "64"), names)
+    assert len(names["encodings"]) == 4 and names["drift"][0] == pytest.approx(1, abs=1e-5)
+    assert names["stability"].frames == 4 and 0 < names["stability"].features < 1

@@ -41,6 +41,11 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
         "radio.cli.evaluate_segmentation",
         "measure labels for every pixel: mIoU on a data set",
     ),
+    (
+        "evaluate stability",
+        "radio.cli.evaluate_stability",
+        "measure how stable features are over frames of videos",
+    ),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
     ("export", "radio.cli.export", "write an ONNX file or a torch.export program"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure a RADIO model, or any other backbone: MODEL and TEACHER may also be KIND:NAME, with "
         "timm:NAME, open_clip:NAME, sam:FOLDER or onnx:FILE. What is measured on data sets of its own is a command of "
-        "its own: 'radio evaluate segmentation'."
+        "its own: 'radio evaluate segmentation' and 'radio evaluate stability'."
     )
     add_model(parser, also_positional=True)
     add_adaptor(parser, "measure in this teacher's space, of a RADIO model")

@@ -158,4 +158,9 @@ def _formats() -> list[str]:
 def _what_else(start: bytes) -> str:
     if not start:
         return "it is empty"
+    if start[4:8] == b"ftyp" or start[:4] == b"\x1a\x45\xdf\xa3" or (start[:4] + start[8:12]) == b"RIFFAVI ":
+        return (
+            "it seems to be a video; take its frames, model.encode(radio.data.video.sample_frames(path, 16)), or use "
+            "radio extract"
+        )
     return f"it is damaged, or none of the formats that are read ({', '.join(_formats())})"

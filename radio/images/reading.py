@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -134,7 +134,7 @@ def load_images(
 
 
 def is_batch(images: Any) -> bool:
-    """Whether this is several images: a list or tuple, or an array or tensor of four dimensions.
+    """Whether this is several images: a list, tuple or iterator, or an array or tensor of four dimensions.
 
     Raises:
         ImageError: A tensor of a kind that has no images, such as a sparse one.
@@ -143,6 +143,8 @@ def is_batch(images: Any) -> bool:
         return plain_tensor(images).ndim == 4
     if isinstance(images, np.ndarray):
         return images.ndim == 4
+    if isinstance(images, Iterator):
+        return not hasattr(images, "read")  # an open file is one image
     return isinstance(images, list | tuple)
 
 

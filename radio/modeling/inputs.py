@@ -37,7 +37,7 @@ def check_images(
             f"expected floating-point values in [0, 1], got {x.dtype}; divide by 255, or use model.encode(...)"
         )
     if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}")
+        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}{_clip_hint(x)}")
     height, width = x.shape[-2:]
     if height % step or width % step or height < step or width < step:
         best = nearest(height, width)
@@ -45,6 +45,19 @@ def check_images(
             f"height and width must be multiples of {step}{reason_of_step}, got {height} x {width}; the nearest "
             f"supported resolution is {best.height} x {best.width} (model.get_nearest_supported_resolution)"
         )
+
+
+def _clip_hint(x: Tensor) -> str:
+    """What to do with the frames of a clip."""
+    if x.ndim == 5 and x.shape[2] == 3:
+        return "; give the frames of clips (B, T, 3, H, W) as one batch: x.flatten(0, 1)"
+    if x.ndim == 4 and x.shape[1] > 3 and x.shape[1] % 3 == 0:
+        return (
+            f"; frames that are packed along the channels, {x.shape[1] // 3} at a time, need weights of their own, "
+            "which no released version has and this library does not build; give each frame as an image: "
+            "x.unflatten(1, (-1, 3)).flatten(0, 1)"
+        )
+    return ""
 
 
 def batches_of_one(x: Sequence[Tensor]) -> list[Tensor]:

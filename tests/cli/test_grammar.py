@@ -21,9 +21,10 @@ RUN_A_MODEL = {
     "export",
     "probe train",
     "evaluate segmentation",
+    "evaluate stability",
 }
 USE_A_PROBE = {"probe predict", "probe evaluate"}
-READ_IMAGES = RUN_A_MODEL - {"export", "evaluate segmentation"}
+READ_IMAGES = RUN_A_MODEL - {"export", "evaluate segmentation", "evaluate stability"}
 WRITE_FILES = {"extract", "features", "segment", "masks", "pca", "similar", "convert", "export"}
 
 SHARED = {
@@ -36,7 +37,15 @@ SHARED = {
     "--feature-fmt": {"features", "export"},
     "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,
     "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "masks", "extract"},
-    "--batch-size": {"extract", "features", "pca", "knn", "probe train", "probe evaluate"},
+    "--batch-size": {
+        "extract",
+        "features",
+        "pca",
+        "knn",
+        "probe train",
+        "probe evaluate",
+        "evaluate stability",
+    },
     "--json": {name for name, _, _ in COMMANDS if name != "probe"} | {"probe train"} | USE_A_PROBE,
     "--template": {"zeroshot", "segment", "masks", "evaluate segmentation"},
     "--refine": {"segment", "evaluate segmentation"},

@@ -78,7 +78,9 @@ def from_native_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, T
     for parts, whole in _JOINED:
         named = _join(named, parts, whole, source)
     if any(name.startswith(_VIDEO) for name in named):
-        logger.info("%s: the projection of video patches is left out; this library takes images", source)
+        logger.warning(
+            "%s: the projection of packed video frames is left out; frames are encoded one by one", source
+        )
     return _with_layer_scale({n: v for n, v in named.items() if not n.startswith(_VIDEO)}, source)
 
 
