@@ -182,6 +182,8 @@ class RadioConfig:
         vitdet_window_size: Side of the ViTDet windows in patches, or ``None`` for global attention.
         vitdet_num_global: Number of groups of blocks that end in a global one.
         vitdet_num_windowed: Number of windowed blocks between global ones; takes precedence when given.
+        video_temporal_patch_size: How many frames of a video a packed patch covers, or None without a projection for
+            them.
         pos_embed_align_corners: How position embeddings are resized for other grids.
         eradio: What shapes an E-RADIO backbone; the numbers of transformer blocks above are then 0.
         radio1d: What a RADIO1D model has besides a ViT of the width, heads and MLP above.
@@ -216,6 +218,7 @@ class RadioConfig:
     version: str = ""
     max_resolution: int = 2048
     preferred_resolution: tuple[int, int] = (768, 768)
+    video_temporal_patch_size: int | None = None
     vitdet_window_size: int | None = None
     vitdet_num_global: int | None = None
     vitdet_num_windowed: int | None = None

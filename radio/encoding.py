@@ -127,6 +127,42 @@ def encode_images(
     return encodings if several else encodings[0]
 
 
+def packed_frames(images: Any, count: int | None) -> Iterator[list[Any]]:
+    """So many consecutive frames at a time; the last frame is repeated where there are too few.
+
+    Raises:
+        ValueError: The model has no projection for packed frames, or these are no frames.
+    """
+    if count is None:
+        raise ValueError(
+            "this model has no projection for packed frames (config.video_temporal_patch_size is None), as no released "
+            "version has; leave pack_frames out, and every frame is encoded by itself"
+        )
+    if not is_batch(images):
+        raise ValueError(
+            "pack_frames is for the frames of a video: a list, an iterator, or a batch as one array"
+        )
+    frames = images if isinstance(images, Iterator) else iter(as_list(images))
+    return _runs(frames, count)
+
+
+def _runs(frames: Iterator[Any], count: int) -> Iterator[list[Any]]:
+    while run := list(islice(frames, count)):
+        yield run + run[-1:] * (count - len(run))
+
+
+def pack_channels(prepare: Callable[[ImageInput], Tensor], frames: Sequence[ImageInput]) -> Tensor:
+    """Frames of one size as one image of 3·t channels, frame after frame.
+
+    Raises:
+        ValueError: They differ in size.
+    """
+    pixels = [prepare(frame) for frame in frames]
+    if len({image.shape for image in pixels}) > 1:
+        raise ValueError("frames that are packed together have one size; give a size such as (512, 768)")
+    return torch.cat(pixels)
+
+
 def _groups(
     images: Any, merge: TokenMerging | Sequence[TokenMerging] | None, batch_size: int
 ) -> Iterator[tuple[list[Any], Sequence[TokenMerging | None]]]:

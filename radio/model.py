@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing_extensions import Self, Unpack
 
 from radio.catalog import Release
 from radio.checkpoints import write_hub_repo
-from radio.encoding import Encoding, encode_images
+from radio.encoding import Encoding, encode_images, pack_channels, packed_frames
 from radio.images import ImageInput, SizeSpec, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
@@ -83,6 +83,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
         num_tokens: int | None = None,
+        pack_frames: bool = False,
     ) -> Encoding: ...
 
     @overload
@@ -96,6 +97,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
         num_tokens: int | None = None,
+        pack_frames: bool = False,
     ) -> list[Encoding]: ...
 
     @overload
@@ -109,6 +111,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
         num_tokens: int | None = None,
+        pack_frames: bool = False,
     ) -> Any: ...
 
     def encode(
@@ -121,6 +124,7 @@ class RADIOModel(RADIONetwork[OutputT]):
         tome: InNetworkMerging | None = None,
         normalize: bool = False,
         num_tokens: int | None = None,
+        pack_frames: bool = False,
     ) -> Encoding | list[Encoding]:
         """Features of one image or several, of any kind and size. No gradients.
 
@@ -137,6 +141,9 @@ class RADIOModel(RADIONetwork[OutputT]):
             normalize: Scale every summary to length 1 (L2): the whole, each teacher's part, and each adaptor's. Dot
                 products of summaries are cosine similarities then. Features stay as they are.
             num_tokens: RADIO1D only: how many condensed tokens are kept; all if None.
+            pack_frames: The images are the frames of a video, of one size; encode so many of them together as one that
+                the model has a projection for (`config.video_temporal_patch_size`). The last frame is repeated if need
+                be.
 
         Returns:
             An `Encoding` (summary, features, summary_by_teacher, adaptors, image_size, grid), or a list of them for
@@ -148,7 +155,10 @@ class RADIOModel(RADIONetwork[OutputT]):
             RuntimeError: The preprocessor was made external.
             ValueError: A size, format or batch size that makes no sense.
         """
-        prepare = partial(self.resize, size=size)
+        prepare: Callable[[Any], Tensor] = partial(self.resize, size=size)
+        if pack_frames:
+            prepare = partial(pack_channels, prepare)
+            images = packed_frames(images, self.config.video_temporal_patch_size)
         encoded = encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome, num_tokens)
         if not normalize:
             return encoded

@@ -94,6 +94,7 @@ def describe(raw: RawCheckpoint, source: str) -> tuple[RadioConfig, dict[str, Te
         adaptors=describe_adaptors(
             tensors, whole, teachers, repository.get("adaptor_configs") or {}, num_cls, embed_dim
         ),
+        video_temporal_patch_size=_video_frames(shapes, patch_size),
         patch_bias=shapes.has("patch_generator.embedder.bias") or shapes.has("patch_embed.proj.bias"),
         qkv_bias=shapes.has("blocks.0.attn.qkv.bias"),
         swiglu=swiglu,
@@ -205,6 +206,19 @@ def patches_of(shapes: Shapes, layout: Layout, embed_dim: int) -> tuple[int, int
             f"{shapes.source}: class tokens of width {width} in a model of width {embed_dim}"
         )
     return patch_size, _side(shapes.of("patch_generator.pos_embed", 3)[1], shapes.source), prefix, False
+
+
+def _video_frames(shapes: Shapes, patch_size: int) -> int | None:
+    """How many frames the projection of packed frames takes, if there is one."""
+    if not shapes.has("patch_generator.video_embedder.weight"):
+        return None
+    columns = shapes.of("patch_generator.video_embedder.weight")[1]
+    frames, rest = divmod(columns, 3 * patch_size**2)
+    if rest or frames < 2:
+        raise CheckpointError(
+            f"{shapes.source}: a projection of {columns} numbers is not one of patches of several frames"
+        )
+    return frames
 
 
 def _side(positions: int, source: str) -> int:

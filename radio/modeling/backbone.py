@@ -66,6 +66,7 @@ class Backbone(TimmSurface):
                 num_registers=config.num_registers,
                 bias=config.patch_bias,
                 align_corners=config.pos_embed_align_corners,
+                video_frames=config.video_temporal_patch_size,
             )
         self.blocks = nn.ModuleList(
             Block(

@@ -53,8 +53,8 @@ def _clip_hint(x: Tensor) -> str:
         return "; give the frames of clips (B, T, 3, H, W) as one batch: x.flatten(0, 1)"
     if x.ndim == 4 and x.shape[1] > 3 and x.shape[1] % 3 == 0:
         return (
-            f"; frames that are packed along the channels, {x.shape[1] // 3} at a time, need weights of their own, "
-            "which no released version has and this library does not build; give each frame as an image: "
+            f"; frames packed along the channels, {x.shape[1] // 3} at a time, need weights of their own, which this "
+            "model does not have for so many (config.video_temporal_patch_size); give each frame as an image: "
             "x.unflatten(1, (-1, 3)).flatten(0, 1)"
         )
     return ""
@@ -87,6 +87,17 @@ def batches_of_one(x: Sequence[Tensor]) -> list[Tensor]:
             )
         batches.append(image.unsqueeze(0) if image.ndim == 3 else image)
     return batches
+
+
+def check_channels(images: Sequence[Tensor]) -> None:
+    """Refuse images and packed frames in one list.
+
+    Raises:
+        ValueError: They differ in their channels.
+    """
+    channels = sorted({image.shape[0] for image in images})
+    if len(channels) > 1:
+        raise ValueError(f"images and packed frames of videos do not run together, got {channels} channels")
 
 
 def divide_into_passes(lengths: Sequence[int], token_bytes: int, device: torch.device) -> list[slice]:

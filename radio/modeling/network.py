@@ -15,6 +15,7 @@ from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.input_warnings import InputWarnings
 from radio.modeling.inputs import (
     batches_of_one,
+    check_channels,
     check_choice,
     check_images,
     check_num_tokens,
@@ -111,7 +112,8 @@ class RADIONetwork(TypedModel[OutputT]):
         Args:
             x: (B, 3, H, W) in [0, 1], floating point, H and W multiples of `min_resolution_step`. Or a list of
                 images of different sizes, each (3, H, W) or (1, 3, H, W): they run packed in one pass, and every
-                one's result equals running it alone.
+                one's result equals running it alone. A model with a ``video_temporal_patch_size`` t also takes t frames
+                of a video as one image of 3·t channels, frame after frame.
             feature_fmt: ``"NLC"`` for features (B, L, C), ``"NCHW"`` for (B, C, H/P, W/P).
             merge: Merge the final features to fewer tokens, ``"NLC"`` only; for a list of images one for all or
                 one for each.
@@ -238,6 +240,7 @@ class RADIONetwork(TypedModel[OutputT]):
             yield self._conditioned(x), merging_per_image(merge, 1)
             return
         images = [self._conditioned(image)[0] for image in batches_of_one(x)]
+        check_channels(images)
         merges = merging_per_image(merge, len(images))
         if not self.backbone.packs:
             yield from ((image.unsqueeze(0), [each]) for image, each in zip(images, merges, strict=True))
@@ -248,6 +251,10 @@ class RADIONetwork(TypedModel[OutputT]):
             yield images[part], merges[part]
 
     def _conditioned(self, x: Tensor) -> Tensor:
+        frames = self._config.video_temporal_patch_size
+        if isinstance(x, Tensor) and x.ndim == 4 and frames is not None and x.shape[1] == 3 * frames:
+            each = self._conditioned(x.unflatten(1, (frames, 3)).flatten(0, 1))
+            return each.unflatten(0, (-1, frames)).flatten(1, 2)
         windows = f" (patch {self.patch_size} x ViTDet window {self.window_size})" if self.window_size else ""
         check_images(x, self.min_resolution_step, self.get_nearest_supported_resolution, windows)
         if not isinstance(self.input_conditioner, InputConditioner):  # the caller has normalized

@@ -16,7 +16,7 @@ from radio.modeling.layout import concatenate, split
 
 
 def flatten_patches(x: Tensor, patch_size: int) -> Tensor:
-    """Cut images (B, 3, H, W) into patches (B, L, 3·P·P), raster order, each flattened as (channel, y, x)."""
+    """Cut images (B, c, H, W) into patches (B, L, c·P·P), raster order, each flattened as (channel, y, x)."""
     return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch_size, q=patch_size)
 
 
@@ -50,6 +50,7 @@ class PatchGenerator(nn.Module):
         num_cls_tokens, num_registers: Prefix tokens.
         bias: Whether the patch projection has a bias.
         align_corners: How the stored grid is resized.
+        video_frames: How many frames of a video are packed along the channels where there is a projection for them.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PatchGenerator(nn.Module):
         num_registers: int,
         bias: bool,
         align_corners: bool,
+        video_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -70,6 +72,8 @@ class PatchGenerator(nn.Module):
         self.align_corners = align_corners
         self.frames_per_clip = 1
         self.embedder = AdaptiveLinear(3 * patch_size * patch_size, dim, bias=bias)
+        if video_frames is not None:
+            self.video_embedder = AdaptiveLinear(3 * video_frames * patch_size * patch_size, dim, bias=False)
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size * grid_size, dim))
         self.cls_token = PrefixTokens(num_cls_tokens, num_registers, dim)
 
@@ -94,14 +98,15 @@ class PatchGenerator(nn.Module):
 
         Args:
             x: A batch (B, 3, H, W), or a list of (3, H, W), each of its own size; sides are multiples of the patch
-                size.
+                size. With 3·t channels it is t frames of a video, one after the other.
 
         Returns:
             (B, T + L, C): the prefix tokens, then the patches in raster order; for a list (1, sum of (T + L), C).
         """
         images = [x] if isinstance(x, Tensor) else [image.unsqueeze(0) for image in x]
         patches = [flatten_patches(image, self.patch_size) for image in images]
-        embedded = split(self.embedder(concatenate(patches)), [part.shape[1] for part in patches])
+        embedder = self.embedder if images[0].shape[1] == 3 else self.video_embedder
+        embedded = split(embedder(concatenate(patches)), [part.shape[1] for part in patches])
         parts = []
         for image, part in zip(images, embedded, strict=True):
             grid = (image.shape[2] // self.patch_size, image.shape[3] // self.patch_size)

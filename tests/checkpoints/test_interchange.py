@@ -236,3 +236,53 @@ def test_a_part_of_the_attention_is_missing(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"blocks.1.attn.q_proj.weight.*without attn.k_proj"):
         load_model(tmp_path, device="cpu")
+
+
+@torch.no_grad()
+def test_packed_frames_of_a_video(tmp_path):
+    """transformers normalizes no packed frames by itself: there the preprocessor is external."""
+    theirs = _random_native(video_temporal_patch_size=2)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs", device="cpu")
+    assert ours.config.video_temporal_patch_size == 2
+    clip = torch.rand(5, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    ours.save_pretrained(tmp_path / "ours")
+    for native in (theirs, _native(tmp_path / "ours")):
+        normalize = native.make_preprocessor_external()
+        packed = torch.cat([normalize(clip), normalize(clip[-1:])]).view(3, 6, 96, 128)
+        expected = native(packed)
+        for encoding, summary, features in zip(
+            ours.encode(iter(clip), pack_frames=True, batch_size=2),
+            expected.summary,
+            expected.features,
+            strict=True,
+        ):
+            assert torch.allclose(encoding.summary[0], summary, rtol=1e-4, atol=1e-4)
+            assert torch.allclose(encoding.features[0], features, rtol=1e-4, atol=1e-4)
+    one_by_one = ours.encode(clip)
+    assert len(one_by_one) == 5 and not torch.allclose(one_by_one[0].summary, expected.summary[0], atol=1e-2)
+    raw = torch.cat([clip, clip[-1:]]).view(3, 6, 96, 128)
+    assert torch.allclose(ours(raw).summary, expected.summary, rtol=1e-4, atol=1e-4)
+    listed = ours([raw[0], raw[1][:, :64]])
+    assert torch.allclose(listed[0].summary, expected.summary[:1], rtol=1e-4, atol=1e-4)
+    layers = ours.forward_intermediates(raw, indices=[-1], intermediates_only=True)
+    assert layers[0].shape == (3, 32, 6, 8)
+
+
+def test_packed_frames_that_a_model_cannot_take(reference, tmp_path):
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
+    frames = list(torch.rand(4, 3, 64, 64))
+    with pytest.raises(ValueError, match="no projection for packed frames"):
+        model.encode(frames, pack_frames=True)
+    with pytest.raises(ValueError, match=r"packed along the channels, 2 at a time"):
+        model(torch.rand(1, 6, 64, 64))
+    _random_native(video_temporal_patch_size=2).save_pretrained(tmp_path)
+    video = load_model(tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="for the frames of a video"):
+        video.encode(frames[0], pack_frames=True)
+    with pytest.raises(ValueError, match="have one size"):
+        video.encode([frames[0], torch.rand(3, 64, 96)], pack_frames=True)
+    with pytest.raises(ValueError, match="packed along the channels, 3 at a time"):
+        video(torch.rand(1, 9, 64, 64))
+    with pytest.raises(ValueError, match=r"do not run together, got \[3, 6\] channels"):
+        video([frames[0], torch.rand(6, 64, 64)])

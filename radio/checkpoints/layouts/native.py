@@ -5,7 +5,6 @@ Only what its documentation and its objects say is used; transformers itself is 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,8 +16,6 @@ from radio.checkpoints.guard import brief
 from radio.checkpoints.shapes import whole_number
 from radio.config import RadioConfig
 from radio.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,14 +55,12 @@ _JOINED = (
     (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
 )
 _SCALE = re.compile(r"(model\.blocks\.\d+)\.layer_scale([12])\.lambda1")
-_VIDEO = "model.patch_generator.video_embedder."
 
 
 def from_native_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Tensors under this library's names; those that have them already stay as they are.
 
-    LayerScale of ones is left out, which transformers' class always has. The projection of video patches is left out
-    too: images do not use it.
+    LayerScale of ones is left out, which transformers' class always has.
 
     Raises:
         CheckpointError: A part of a joined weight is missing, or LayerScale is given twice and differently.
@@ -77,11 +72,7 @@ def from_native_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, T
         named[name] = value
     for parts, whole in _JOINED:
         named = _join(named, parts, whole, source)
-    if any(name.startswith(_VIDEO) for name in named):
-        logger.warning(
-            "%s: the projection of packed video frames is left out; frames are encoded one by one", source
-        )
-    return _with_layer_scale({n: v for n, v in named.items() if not n.startswith(_VIDEO)}, source)
+    return _with_layer_scale(named, source)
 
 
 def _join(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str, source: str) -> dict[str, Tensor]:
@@ -259,6 +250,11 @@ def native_fields(config: RadioConfig, tensors: Mapping[str, Tensor]) -> dict[st
         "num_registers": config.num_registers,
         "summary_idxs": list(config.summary_idxs),
         **constants,
+        **(
+            {"video_temporal_patch_size": config.video_temporal_patch_size}
+            if config.video_temporal_patch_size
+            else {}
+        ),
     }
 
 
