@@ -125,8 +125,6 @@ def run(args: argparse.Namespace) -> None:
     found = _described(masks)
     if text:
         _name(found, model, text, image, masks, labels, read_templates(args))
-    if args.masks is not None:
-        _write_masks(masks, args.masks, outputs)
     picture = draw_masks(
         pixels,
         masks.mask,
@@ -136,6 +134,8 @@ def run(args: argparse.Namespace) -> None:
         [prompt.box for prompt in prompts if prompt.box],
     )
     save_picture(picture, args.output, outputs)
+    if args.masks is not None:
+        _write_masks(masks, args.masks, outputs)
     rows = [
         [str(i), *(_shown(one[key]) for key in found[0] if key != "similarity")]
         for i, one in enumerate(found)

@@ -27,8 +27,9 @@ class FeatureNormalizer(nn.Module):
 
     def undo(self, features: Tensor) -> Tensor:
         """The patch tokens (B, L, C) that `forward` made these features of, up to rounding; float32."""
-        tokens = torch.linalg.solve(self.tx.double(), features.double().mT).mT
-        return (tokens + self.mean.double()).float()
+        mean, tx = self.mean.cpu().double(), self.tx.cpu().double()  # not every device has float64
+        tokens = torch.linalg.solve(tx, features.cpu().double().mT).mT + mean
+        return tokens.float().to(features.device)
 
 
 class IntermediateFeatureNormalizer(nn.Module):

@@ -57,7 +57,7 @@ class _Mean:
         self._sum, self._count = 0.0, 0
 
     def add(self, values: Tensor) -> None:
-        self._sum += float(values.double().sum())
+        self._sum += float(values.cpu().double().sum())
         self._count += values.numel()
 
     @property

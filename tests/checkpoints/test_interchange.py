@@ -252,14 +252,14 @@ def test_packed_frames_of_a_video(tmp_path):
         packed = torch.cat([normalize(clip), normalize(clip[-1:])]).view(3, 6, 96, 128)
         expected = native(packed)
         for encoding, summary, features in zip(
-            ours.encode(iter(clip), pack_frames=True, batch_size=2),
+            ours.encode(iter(clip), (96, 128), pack_frames=True, batch_size=2),
             expected.summary,
             expected.features,
             strict=True,
         ):
             assert torch.allclose(encoding.summary[0], summary, rtol=1e-4, atol=1e-4)
             assert torch.allclose(encoding.features[0], features, rtol=1e-4, atol=1e-4)
-    one_by_one = ours.encode(clip)
+    one_by_one = ours.encode(clip, (96, 128))
     assert len(one_by_one) == 5 and not torch.allclose(one_by_one[0].summary, expected.summary[0], atol=1e-2)
     raw = torch.cat([clip, clip[-1:]]).view(3, 6, 96, 128)
     assert torch.allclose(ours(raw).summary, expected.summary, rtol=1e-4, atol=1e-4)

@@ -80,7 +80,7 @@ def test_clips_go_into_encode(model, frames, tmp_path):
     together = model.encode(read(), size=(64, 96), batch_size=2)
     assert taken == [0, 1, 2, 3, 4] and len(together) == 5
     clip = torch.stack([radio.images.load_image(frame) for frame in frames])
-    for one, other in zip(together, model.encode(clip), strict=True):
+    for one, other in zip(together, model.encode(clip, (64, 96)), strict=True):
         torch.testing.assert_close(one.features, other.features, rtol=1e-4, atol=1e-4)
     with open(_png(frames[0], tmp_path), "rb") as file:
         assert not isinstance(model.encode(file, size=(64, 96)), list), "an open file is one image"

@@ -51,6 +51,9 @@ _OFFSET = 1.0
 """In logits; of the two thresholds that stability compares."""
 
 
+_PIXELS_AT_ONCE = 2**26
+
+
 def grid_of_points(canvas: Canvas, points_per_side: int) -> list[Prompt]:
     """A point in the middle of every cell, in reading order."""
     height, width = canvas.image_size
@@ -83,19 +86,16 @@ def mask_everything(
         number = torch.tensor(batch.numbers, device=device).repeat_interleave(found.shape[1])
         sure = score > options.least_score
         logits, score, number = logits[sure], score[sure], number[sure]
-        if len(logits) == 0:
-            continue
-        full = canvas.to_image(logits)
-        mask = full > decoder.threshold
-        keep = stability(full, decoder.threshold) >= options.least_stability
-        keep &= mask.flatten(1).sum(dim=1) >= options.least_area
         # The small logits are kept and not the masks, which can be many and large.
-        kept_logits.append(logits[keep])
-        kept_scores.append(score[keep])
-        kept_boxes.append(box_of(mask[keep]))
-        kept_numbers.append(number[keep])
-    if not kept_logits:
-        return _no_masks(canvas, device)
+        for part in torch.arange(len(logits), device=device).split(_at_once(canvas)):
+            full = canvas.to_image(logits[part])
+            mask = full > decoder.threshold
+            keep = stability(full, decoder.threshold) >= options.least_stability
+            keep &= mask.flatten(1).sum(dim=1) >= options.least_area
+            kept_logits.append(logits[part][keep])
+            kept_scores.append(score[part][keep])
+            kept_boxes.append(box_of(mask[keep]))
+            kept_numbers.append(number[part][keep])
     logits, scores, boxes = torch.cat(kept_logits), torch.cat(kept_scores), torch.cat(kept_boxes)
     chosen = nms(boxes.float(), scores, options.most_overlap)
     masks = torch.zeros(len(chosen), *canvas.image_size, dtype=torch.bool, device=device)
@@ -104,6 +104,6 @@ def mask_everything(
     return Masks(masks, scores[chosen], torch.cat(kept_numbers)[chosen])
 
 
-def _no_masks(canvas: Canvas, device: torch.device) -> Masks:
-    nothing = torch.zeros(0, device=device)
-    return Masks(torch.zeros(0, *canvas.image_size, dtype=torch.bool, device=device), nothing, nothing.long())
+def _at_once(canvas: Canvas) -> int:
+    """How many masks of the image's own size are looked at together."""
+    return max(_PIXELS_AT_ONCE // (canvas.image_size.height * canvas.image_size.width), 1)

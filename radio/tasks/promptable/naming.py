@@ -35,8 +35,11 @@ def mask_embeddings(adaptor: Adaptor, image: EmbeddedImage, masks: Masks) -> Ten
             "use segmenter.encode"
         )
     patches = F.normalize(adaptor.project_summary(image.patches[0].movedim(0, -1)), dim=-1)
-    covered = image.canvas.from_image(masks.mask, patches.shape[0]).to(patches)
-    return F.normalize(torch.einsum("nhw,hwd->nd", covered, patches), dim=-1)
+    found = patches.new_zeros(len(masks), patches.shape[-1])
+    for i in range(len(masks)):  # one by one, since they can be many and large
+        covered = image.canvas.from_image(masks.mask[i : i + 1], patches.shape[0])[0].to(patches)
+        found[i] = torch.einsum("hw,hwd->d", covered, patches)
+    return F.normalize(found, dim=-1)
 
 
 def name_masks(
