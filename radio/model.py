@@ -156,10 +156,11 @@ class RADIOModel(RADIONetwork[OutputT]):
             ValueError: A size, format or batch size that makes no sense.
         """
         prepare: Callable[[Any], Tensor] = partial(self.resize, size=size)
+        sources: Any = images
         if pack_frames:
             prepare = partial(pack_channels, prepare)
-            images = packed_frames(images, self.config.video_temporal_patch_size)
-        encoded = encode_images(self, images, prepare, feature_fmt, batch_size, merge, tome, num_tokens)
+            sources = packed_frames(images, self.config.video_temporal_patch_size)
+        encoded = encode_images(self, sources, prepare, feature_fmt, batch_size, merge, tome, num_tokens)
         if not normalize:
             return encoded
         return [one.normalized() for one in encoded] if isinstance(encoded, list) else encoded.normalized()
