@@ -310,20 +310,14 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> Any:
     from radio.tasks.probing import ProbeConfig, load_probe
-    from radio.tasks.probing.config import CONFIG_FILE
+    from radio.tasks.probing.config import CONFIG_FILE, load_options
 
     model: RADIOModel | None = None
     if args.model is not None:
         from radio import load_model
 
         config, _ = ProbeConfig.read(args.probe / CONFIG_FILE)
-        model = load_model(
-            args.model,
-            adaptors=[config.adaptor] if config.adaptor else [],
-            device=args.device,
-            dtype=config.model.get("dtype", "auto"),
-            vitdet_window_size=config.model.get("vitdet_window_size"),
-        )
+        model = load_model(args.model, device=args.device, **load_options(config))
     return load_probe(args.probe, model, args.device)
 
 

@@ -21,6 +21,7 @@ FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "probe.safetensors"
 
+_CHOICES = ("vitdet_window_size", "eradio_window_size", "neck_name")
 _LARGEST_CONFIG = 16 * 2**20
 
 
@@ -34,8 +35,8 @@ class ProbeConfig:
         classes: Names of the classes; none for depth.
         adaptor: Whose features these are; the backbone's own if None.
         size: The size at which images are run, as in `radio.images.target_size`.
-        model: The model whose features these are: version, architecture, dtype, vitdet_window_size, weights (a hash
-            of the backbone's).
+        model: The model whose features these are: version, architecture, dtype, vitdet_window_size,
+            eradio_window_size, neck_name, and weights (a hash of the backbone's).
         source: Where that model was loaded from.
         head: Other arguments of the head.
         training: How it was trained, for those who read it.
@@ -104,8 +105,28 @@ def describe_backbone(model: RADIOModel) -> dict[str, Any]:
         "version": model.config.version,
         "architecture": model.config.architecture,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "vitdet_window_size": model.window_size,
+        **_choices(model),
         "weights": weights_digest(model.backbone),
+    }
+
+
+def load_options(config: ProbeConfig) -> dict[str, Any]:
+    """The arguments of `radio.load_model` that give the model of a probe; its dtype is among them."""
+    known = config.model
+    return {
+        "adaptors": [config.adaptor] if config.adaptor else [],
+        "dtype": known.get("dtype", "auto"),
+        **{name: known.get(name) for name in _CHOICES},
+    }
+
+
+def _choices(model: RADIOModel) -> dict[str, Any]:
+    """What was chosen about a model when it was loaded."""
+    config = model.config
+    return {
+        "vitdet_window_size": model.window_size,
+        "eradio_window_size": config.eradio.window_size if config.eradio else None,
+        "neck_name": config.radio1d.neck_name if config.radio1d else None,
     }
 
 
@@ -123,11 +144,8 @@ def check_backbone(config: ProbeConfig, model: RADIOModel) -> None:
             f"the probe is for features of the adaptor {config.adaptor!r}; load the model with "
             f"adaptors=[{config.adaptor!r}]"
         )
-    for name, now in (
-        ("version", model.config.version),
-        ("architecture", model.config.architecture),
-        ("vitdet_window_size", model.window_size),
-    ):
+    asked = {"version": model.config.version, "architecture": model.config.architecture, **_choices(model)}
+    for name, now in asked.items():
         if known.get(name) != now:
             raise ValueError(f"the probe was trained on a model with {name} {known.get(name)!r}, not {now!r}")
     same_dtype = known.get("dtype") == str(model.dtype).removeprefix("torch.")

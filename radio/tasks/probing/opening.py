@@ -27,6 +27,7 @@ from radio.tasks.probing.config import (
     ProbeConfig,
     Task,
     describe_backbone,
+    load_options,
 )
 from radio.tasks.probing.features import DenseData, LabeledData, read_features, read_target
 from radio.tasks.probing.fitting import (
@@ -219,13 +220,9 @@ def load_probe(
             raise ValueError(
                 f"the probe's model was loaded from {config.source}, which is not there; give the model (--model)"
             )
-        model = load_model(
-            config.source,
-            adaptors=[config.adaptor] if config.adaptor else [],
-            device=device,
-            dtype=config.model.get("dtype", "auto") if dtype == "auto" else dtype,
-            vitdet_window_size=config.model.get("vitdet_window_size"),
-        )
+        options = load_options(config)
+        options["dtype"] = options["dtype"] if dtype == "auto" else dtype
+        model = load_model(config.source, device=device, **options)
     return _KINDS[config.task][0](config, head, model)
 
 
