@@ -13,7 +13,7 @@ Features are computed once and kept in files (the ``probe`` extra); a saved prob
 
 from radio.tasks.probing.config import TASKS, ProbeConfig, Task
 from radio.tasks.probing.fitting import FitOptions
-from radio.tasks.probing.opening import load_probe, train_probe
+from radio.tasks.probing.opening import load_probe
 from radio.tasks.probing.probes import (
     ClassificationProbe,
     DepthProbe,
@@ -22,6 +22,7 @@ from radio.tasks.probing.probes import (
     Probe,
     SegmentationProbe,
 )
+from radio.tasks.probing.training import train_probe
 
 __all__ = [
     "TASKS",
