@@ -70,6 +70,27 @@ def test_the_commands_are_understood() -> None:
         _parser(command).parse_args(command)
 
 
+def test_the_small_stamps_are_split_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stamp of a large enough class is in one of the two parts, on white; mirrored ones are in none."""
+    root = tmp_path / "stamps"
+    names = [*(f"bird{i}" for i in range(8)), "bird1_mirror"]
+    for place in [f"animals/birds/{name}.png" for name in names] + [
+        "animals/fish/one.png",
+        "symbols/a/a.png",
+    ]:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(root / place)
+    script = runpy.run_path(str(ROOT / "examples" / "small_labeled_data.py"))
+    script["write_stamps"](root, tmp_path / "out")
+    found = {
+        split: sorted(p.stem for p in (tmp_path / "out" / split).rglob("*.png")) for split in ("train", "val")
+    }
+    assert found["val"] == ["bird0", "bird4"] and len(found["train"]) == 6
+    assert [path.name for path in (tmp_path / "out" / "val").iterdir()] == ["animals-birds"]
+    with Image.open(tmp_path / "out" / "val" / "animals-birds" / "bird0.png") as picture:
+        assert picture.mode == "RGB" and picture.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_the_reports_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     script = ROOT / "examples" / "reproduce_report.py"
     parse = runpy.run_path(str(script))["parse_arguments"]

@@ -6,12 +6,14 @@
 >>> report = extract(["photos/"], model, "features/", ExtractionOptions(size=512))
 """
 
+from radio.extraction.cache import CachedFeatures, cached_features
 from radio.extraction.engine import Progress, Report, extract
 from radio.extraction.inputs import Item, Listing, list_inputs
 from radio.extraction.plan import ExtractionOptions
 from radio.extraction.worker import Counts, TooManyFailuresError
 
 __all__ = [
+    "CachedFeatures",
     "Counts",
     "ExtractionOptions",
     "Item",
@@ -19,6 +21,7 @@ __all__ = [
     "Progress",
     "Report",
     "TooManyFailuresError",
+    "cached_features",
     "extract",
     "list_inputs",
 ]
