@@ -30,7 +30,8 @@ test-lowest: $(LOWEST)/.installed
 		--ignore-glob 'tests/test_benchmark*' \
 		--ignore tests/test_export.py --ignore tests/test_quantization.py --ignore tests/test_docs_speed.py \
 		--ignore tests/test_offloading.py --ignore tests/test_docs_finetuning.py --ignore tests/tasks/probing \
-		--ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py --ignore tests/test_example_report.py
+		--ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py --ignore tests/test_example_report.py \
+		--ignore tests/tasks/test_segmentation_evaluation.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -58,5 +59,5 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'
 	$(PYTHON_LOWEST) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt \
-		-e '.[text,datasets,video,plot,demo]' hypothesis pytest pytest-xdist
+		-e '.[text,sam,datasets,video,plot,demo]' hypothesis pytest pytest-xdist
 	touch $@
