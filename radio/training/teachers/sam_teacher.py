@@ -36,5 +36,11 @@ class SamTeacher:
     @torch.no_grad()
     def __call__(self, pixels: Tensor, names: Sequence[str] = ()) -> TeacherOutput:
         """See `Teacher`."""
-        output = self.model(self.normalize(pixels), output_hidden_states=True)
-        return TeacherOutput(None, output.hidden_states[-1].permute(0, 3, 1, 2).float())
+        encoder = self.model.vision_encoder
+        # Block by block: the last of the hidden states that the model gives is before the neck only since version 5.
+        tokens = encoder.patch_embed(self.normalize(pixels))
+        if encoder.pos_embed is not None:
+            tokens = tokens + encoder.pos_embed
+        for layer in encoder.layers:
+            tokens = layer(tokens)
+        return TeacherOutput(None, tokens.permute(0, 3, 1, 2).float())

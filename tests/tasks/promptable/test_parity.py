@@ -72,7 +72,7 @@ def test_logits_scores_and_masks_are_those_of_sam(prompt, several, model, sam, o
     logits, scores = segmenter.decoder.decode(image.embedding, batch.points, batch.labels, batch.boxes, three)
     assert_close(logits, expected.pred_masks[0], rtol=1e-5, atol=1e-5)
     assert_close(scores, expected.iou_scores[0], rtol=1e-5, atol=1e-5)
-    assert_close(image.canvas.to_image(logits[0]), full[0], rtol=1e-5, atol=1e-5)
+    assert_close(image.canvas.to_image(logits[0]), full[0], rtol=1e-5, atol=1e-4)
 
     masks = segmenter.predict(image, prompt, several)
     order = expected.iou_scores[0, 0].argsort(descending=True)[: None if several else 1]
