@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_train(commands.add_parser("train", help="train a head on labeled images"))
     _add_predict(commands.add_parser("predict", help="use a trained head on images"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained head on labeled images"))
+    for command in commands.choices.values():
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from radio.extraction.cache import CachedFeatures
 
 _ROWS_AT_ONCE = 256
+_FAILURES_SHOWN = 5
 
 
 class LabeledData(Protocol):
@@ -61,7 +63,8 @@ def read_features(
     Args:
         data: With ``paths`` of its images, or with ``dataset``, a data set of the `datasets` library.
         root: Where features are kept.
-        skip_unreadable: Leave out images that cannot be read; by default the first one is an error.
+        skip_unreadable: Leave out images that cannot be read, with a warning that names them; by default the first
+            one is an error.
         progress: Shows how many images are done.
 
     Raises:
@@ -78,6 +81,11 @@ def read_features(
     )
     if not skip_unreadable or len(found.failures) == len(found):
         found.require_all()
+    if found.failures:
+        first = [f"{found.ids[row]}: {error}" for row, error in found.failures.items()][:_FAILURES_SHOWN]
+        warnings.warn(
+            f"left out {len(found.failures)} images that cannot be read: {'; '.join(first)}", stacklevel=3
+        )
     return found, [row for row in range(len(found)) if row not in found.failures]
 
 

@@ -154,7 +154,8 @@ def test_an_unreadable_image_is_named_or_left_out(tiny, colors, tmp_path):
     data = ImageFolder(tmp_path / "colors")
     with pytest.raises(ImageError, match=r"1 of 19 images have no features; the first is .*9\.png"):
         train_probe("linear", tiny, data, tmp_path / "features", size=64)
-    probe = train_probe("linear", tiny, data, tmp_path / "features", size=64, skip_unreadable=True)
+    with pytest.warns(UserWarning, match=r"left out 1 images that cannot be read: .*9\.png"):
+        probe = train_probe("linear", tiny, data, tmp_path / "features", size=64, skip_unreadable=True)
     assert probe.config.training["images"] == 18
 
 
