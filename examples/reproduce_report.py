@@ -30,6 +30,7 @@ from radio.data.labeled import ImageFolder
 from radio.distributed import Processes, processes
 from radio.extraction import Progress
 from radio.extraction.cache import CachedFeatures, CachePlan, cached_features
+from radio.extraction.plan import FloatName
 from radio.files import atomic_write
 from radio.opening import open_checkpoint
 from radio.tasks.knn import classify
@@ -47,6 +48,7 @@ WINDOWED = (512, 1024)
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 TRIAL = 8  # images that the estimate is measured on
 SECONDS_BETWEEN_LINES = 30.0
+BYTES = {"float16": 2, "float32": 4}
 
 
 class Pass(NamedTuple):
@@ -213,9 +215,9 @@ class Report:
         for run, model in self.passes():
             plans = [self.plan(model, images, run) for images in self.sets(run)]
             missing = sum(plan.missing for plan in plans)
+            size += sum(plan.missing * width * BYTES[plan.options.summary_dtype] for plan in plans)
             seconds = missing * self.seconds_per_image(model, run) / self.world.size if missing else 0.0
             total += seconds
-            size += missing * width * 4
             window = f", ViTDet {run.window}" if run.window else ""
             self.say(f"{run.resolution} px{window}: {missing} images, {minutes(seconds)}")
         price = self.arguments.price
@@ -254,7 +256,17 @@ class Report:
                 self.write(rows)
 
     def plan(self, model: radio.RADIOModel, images: ImageFolder, run: Pass) -> CachePlan:
-        return CachePlan(model, images.paths, self.arguments.features, run.resolution)
+        return CachePlan(
+            model,
+            images.paths,
+            self.arguments.features,
+            run.resolution,
+            summary_dtype=self.stored_dtype(images),
+        )
+
+    def stored_dtype(self, images: ImageFolder) -> FloatName:
+        """Of the vectors in files: half precision for the many of a training set."""
+        return "float16" if images is self.train else "float32"
 
     def features(self, model: radio.RADIOModel, images: ImageFolder, run: Pass) -> CachedFeatures:
         found = cached_features(
@@ -262,6 +274,7 @@ class Report:
             images.paths,
             self.arguments.features,
             run.resolution,
+            summary_dtype=self.stored_dtype(images),
             processes=self.world,
             batch_size=self.arguments.batch_size,
             workers=self.arguments.workers,
