@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from radio.errors import bare
+
 _NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
 _OPEN_MODEL = "NVIDIA Open Model License (commercial use allowed)"
 _V2_ADAPTORS = ("clip", "dino_v2", "sam")
@@ -241,12 +243,12 @@ def get_release(version: str) -> Release:
     if release is None:
         raise ValueError(
             f"unknown version {version!r}; released: {', '.join(r.version for r in RELEASES)}; "
-            f"or give a Hub repository ('owner/name') or a path to a checkpoint file or folder{_suggestion(version)}"
+            f"or give a Hub repository ('owner/name') or a path to a checkpoint file or folder{suggestion(version)}"
         )
     return release
 
 
-def _suggestion(name: str) -> str:
+def suggestion(name: str) -> str:
     """What a name that is nearly a version's or a repository's probably means, to end a message with."""
     named = {_bare(release.version): release.version for release in RELEASES}
     named |= {
@@ -259,4 +261,5 @@ def _suggestion(name: str) -> str:
 
 
 def _bare(name: str) -> str:
-    return "".join(letter for letter in name.rpartition("/")[2].lower() if letter.isalnum())
+    """Of a repository's name only what follows the owner."""
+    return bare(name.rpartition("/")[2])

@@ -18,6 +18,9 @@ NECKS: tuple[Neck, ...] = get_args(Neck)
 """The outputs that a RADIO1D model can give."""
 
 
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Short names of dtypes, as people write them."""
+
 TEXT_TEACHERS = ("open_clip", "siglip2")
 """The types of teachers that have a text tower."""
 

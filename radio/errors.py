@@ -43,6 +43,18 @@ def printable(text: str, most: int = 120) -> str:
 def unknown_argument(function: str, name: str, allowed: Iterable[str]) -> TypeError:
     """The error about an argument that does not exist, with those that do and the one that was probably meant."""
     names = list(allowed)
-    close = get_close_matches(name, names, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    return TypeError(f"{function} has no argument {name!r}; it has: {', '.join(names)}{meant}")
+    return TypeError(
+        f"{function} has no argument {name!r}; it has: {', '.join(names)}{did_you_mean(name, names)}"
+    )
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """The one that was probably meant, if there is one, to end a message with. Case and punctuation do not matter."""
+    known = {bare(one): one for one in allowed}
+    close = get_close_matches(bare(name), known, n=1)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""
+
+
+def bare(name: str) -> str:
+    """A name without what people write in different ways: case and punctuation."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())

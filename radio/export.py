@@ -25,11 +25,12 @@ from radio.files import Outputs, staging
 from radio.model import RADIOModel
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
-from radio.optional import require
+from radio.optional import install_command, require
 from radio.quantization import is_quantized
 
 DYNAMIC = ("batch", "height", "width")
 _MAX_BATCH = 4096
+_OLDEST_TORCH = (2, 13)
 _PROTOBUF_LIMIT = 1_500_000_000
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
@@ -62,7 +63,7 @@ class _Flat(nn.Module):
 def _flatten(output: Any, prefix: str = "") -> dict[str, Tensor]:
     """Every tensor of an output by its name in the file; the backbone's part has no prefix."""
     if isinstance(output, RadioOutput):
-        return {f"{prefix}{field}": value for field, value in output._asdict().items()}
+        return {f"{prefix}{field}": value for field, value in zip(output._fields, output, strict=True)}
     flat: dict[str, Tensor] = {}
     for name, part in output.items():
         flat |= _flatten(part, prefix if name == "backbone" else f"{prefix}{name}_")
@@ -117,9 +118,19 @@ def _trace(
     example = torch.rand(_traced_shape(model, dynamic, size, batch), device=model.device)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(
-            _Flat(model, feature_fmt), (example,), dynamic_shapes={"pixels": _dynamic_shapes(model, dynamic)}
-        )
+        try:
+            return torch.export.export(
+                _Flat(model, feature_fmt),
+                (example,),
+                dynamic_shapes={"pixels": _dynamic_shapes(model, dynamic)},
+            )
+        except Exception as error:
+            if torch.__version__ < _OLDEST_TORCH:
+                raise ExportError(
+                    f"PyTorch {torch.__version__} cannot trace this model; exports are tested with 2.13 and newer: "
+                    f"{install_command('export')}"
+                ) from error
+            raise
 
 
 def export_model(
@@ -158,12 +169,7 @@ def export_model(
         MissingExtraError: ONNX packages are not installed.
     """
     path = Path(path)
-    if path.suffix not in (".onnx", ".pt2"):
-        raise ValueError(
-            f"cannot tell the format of {path.name!r}; the suffix must be .onnx or .pt2 (torch.export)"
-        )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file to write")
+    check_path(path)
     if path.suffix == ".onnx":
         for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
             require(module, "export")
@@ -182,6 +188,20 @@ def export_model(
         checks = _compare(model, staged, _shapes_to_check(model, dynamic, size, batch), feature_fmt)
         _raise_if_wrong(checks, _TOLERANCE[model.dtype])
     return checks
+
+
+def check_path(path: Path) -> None:
+    """Make sure that the path is that of a file that can be exported to.
+
+    Raises:
+        ValueError: It is a folder, or its ending says no format.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file to write")
+    if path.suffix not in (".onnx", ".pt2"):
+        raise ValueError(
+            f"cannot tell the format of {path.name!r}; the suffix must be .onnx or .pt2 (torch.export)"
+        )
 
 
 def _check_request(

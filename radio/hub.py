@@ -19,8 +19,8 @@ _ALWAYS = {
 }
 """Arguments that say what happens anyway, with the answer to who does not want it."""
 
-_WITHOUT_EFFECT = ("support_packing",)
-"""Arguments of the public code for what works here without asking."""
+_WITHOUT_EFFECT = ("support_packing", "trust_remote_code")
+"""Arguments of the public code for what works here without asking, or is never done."""
 
 
 def hub_options(given: Mapping[str, Any]) -> dict[str, Any]:

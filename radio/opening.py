@@ -11,16 +11,16 @@ from typing import Any, TypedDict, TypeVar
 import torch
 from typing_extensions import Unpack
 
-from radio.catalog import find_release, get_release
+from radio.catalog import find_release, get_release, suggestion
 from radio.checkpoints import Checkpoint, read_checkpoint
 from radio.checkpoints.build import build_model
 from radio.checkpoints.guard import listing
 from radio.checkpoints.settings import Settings
-from radio.config import Neck, WindowRule
+from radio.config import SHORT_DTYPES, Neck, WindowRule
 from radio.demo import DEMO_NAME, fetch_demo
 from radio.devices import usable_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
-from radio.errors import unknown_argument
+from radio.errors import DownloadError, did_you_mean, unknown_argument
 from radio.modeling.network import RADIONetwork
 from radio.text import text_encoder_for
 
@@ -40,6 +40,8 @@ _DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+_HARMLESS = ("trust_remote_code",)
+"""Arguments of transformers' `from_pretrained` that ask for nothing here: no remote code is ever run."""
 
 
 class LoadOptions(TypedDict, total=False):
@@ -70,7 +72,7 @@ def open_model(
 ) -> tuple[Model, Checkpoint]:
     """Build a model of any class of `RADIONetwork`, and say which checkpoint it came from. Arguments as
     `radio.load_model`."""
-    unknown = [name for name in options if name not in LoadOptions.__annotations__]
+    unknown = [name for name in options if name not in (*LoadOptions.__annotations__, *_HARMLESS)]
     if unknown:
         own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
         raise unknown_argument("load_model", unknown[0], own)
@@ -84,7 +86,7 @@ def open_model(
         progress=options.get("progress", True),
     )
     checkpoint = open_checkpoint(version_or_path, download, choices)
-    names = [adaptors] if isinstance(adaptors, str) else list(adaptors or ())
+    names = list(adaptors or ()) if not isinstance(adaptors, str) else [adaptors] if adaptors else []
     _check_adaptors(checkpoint, names, str(version_or_path))
     _warn_about_windows(checkpoint)
     kind = _resolve_dtype(dtype, checkpoint.config.dtype)
@@ -125,7 +127,13 @@ def open_checkpoint(
         return read_checkpoint(fetch_demo(options), choices=choices, mmap=True)
     release = find_release(name) if "/" in name else get_release(name)
     if release is None or "/" in name:
-        path = download_repository(name, options, license=release.license if release else None)
+        try:
+            path = download_repository(name, options, license=release.license if release else None)
+        except DownloadError as error:
+            meant = "" if release else suggestion(name)
+            if not meant:
+                raise
+            raise type(error)(f"{error}{meant}") from error
     else:
         path = download_release(release, options)
     return read_checkpoint(path, release, choices, mmap=True)
@@ -168,7 +176,11 @@ def _check_adaptors(checkpoint: Checkpoint, names: Sequence[str], source: str) -
             f"{source} holds no adaptor tensors, so {', '.join(listed)} cannot be loaded from it; "
             f"use load_model({release.version!r}, adaptors=...), whose file {release.filename} has them"
         )
-    raise ValueError(f"unknown adaptor {unknown[0]!r}; {source} has: {listing(available) or 'no adaptors'}")
+    several = "; several are a list: ['clip', 'sam']" if "," in unknown[0] else ""
+    raise ValueError(
+        f"unknown adaptor {unknown[0]!r}; {source} has: {listing(available) or 'no adaptors'}"
+        f"{several or did_you_mean(unknown[0], available)}"
+    )
 
 
 def _warn_about_windows(checkpoint: Checkpoint) -> None:
@@ -183,6 +195,7 @@ def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, got {dtype}")
     name = of_checkpoint if dtype == "auto" else str(dtype).removeprefix("torch.")
+    name = SHORT_DTYPES.get(name, name)
     if name not in _DTYPES:
         raise ValueError(f"unknown dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -85,6 +85,8 @@ def describe_folder(folder: Path) -> Description:
         CheckpointError: It is missing, damaged, or describes none.
     """
     source = str(folder / CONFIG)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} is not a Hub repository: it has no {CONFIG}{_instead_of(folder)}")
     description = find_description(plain_fields(read_json(folder / CONFIG), source), source)
     if description is None:
         raise CheckpointError(
@@ -92,6 +94,28 @@ def describe_folder(folder: Path) -> Description:
             "part of it is"
         )
     return description
+
+
+def _instead_of(folder: Path) -> str:
+    """What to do with a folder without a config, to end a message with."""
+    files = _other_weights(folder, "*.pth.tar", "*.pth", "*.pt", "*.ckpt")
+    if files:
+        return f"; give the path of a file in it: {listing(files, 6)}"
+    weights = _other_weights(folder, "*.safetensors", "*.bin")
+    if weights:
+        return (
+            f", which says what shapes the model; put the one that belongs to {listing(weights, 3)} beside it, or "
+            "write one with the model that the weights were trained from: json.dump(model.config.to_dict(), file)"
+        )
+    patterns = (f"*/{CONFIG}", f"snapshots/*/{CONFIG}")  # the latter of a folder of huggingface_hub's cache
+    inside = [str(found.parent) for pattern in patterns for found in folder.glob(pattern)]
+    if inside:
+        return f"; give the folder that has one: {listing(sorted(inside), 3)}"
+    return "; give a folder with config.json and model.safetensors, or the path of a weights file"
+
+
+def _other_weights(folder: Path, *patterns: str) -> list[str]:
+    return sorted(file.name for pattern in patterns for file in folder.glob(pattern))
 
 
 def _check_pair(config: Mapping[str, Any], weights: Path, folder: Path) -> None:
@@ -171,11 +195,7 @@ def _weight_files(folder: Path, description: Description) -> list[Path]:
                     f"{folder} lacks {listing(missing)}, which {index} names; download them"
                 )
             return files
-    others = sorted(
-        file.name
-        for pattern in ("*.safetensors", "*.pth.tar", "*.pth", "*.pt", "*.bin", "*.ckpt")
-        for file in folder.glob(pattern)
-    )
+    others = _other_weights(folder, "*.safetensors", "*.pth.tar", "*.pth", "*.pt", "*.bin", "*.ckpt")
     instead = f", or give the path of another file in it: {listing(others, 6)}" if others else ""
     raise CheckpointError(f"{folder} has no {WEIGHTS}; download it beside {CONFIG}{instead}")
 

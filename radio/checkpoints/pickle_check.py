@@ -282,8 +282,14 @@ class _Walk:
                     "it holds a tensor that is not a plain dense tensor (sparse, quantized, nested, without data, or "
                     "with attributes)"
                 )
+            whole = name.startswith(("radio.", "torch.nn.modules.", "timm.", "__main__."))
+            instead = (
+                "; it seems to hold a whole model or its config as a Python object: save "
+                "{'state_dict': model.state_dict(), 'config': model.config.to_dict()} instead"
+            )
             raise CheckpointError(
                 f"it wants to use {brief(name)} while it is read, which no RADIO checkpoint needs"
+                f"{instead if whole else ''}"
             )
         return _Global(name)
 

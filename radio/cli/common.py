@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from radio.errors import printable
 
 if TYPE_CHECKING:
+    from radio.data.labeled import ImageFolder
     from radio.model import RADIOModel
 
 Item = TypeVar("Item")
@@ -99,6 +101,34 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             )
             raise FileNotFoundError(f"there is no image file {str(path)!r}{hint}")
     return found
+
+
+def find_labeled(folder: Path, args: argparse.Namespace) -> ImageFolder:
+    """The labeled images of a folder with one subfolder per class, as `find_images` and `without_unreadable` do it.
+
+    Raises:
+        ValueError: It has no images in subfolders, or none of them can be read.
+    """
+    from radio.data.labeled import ImageFolder
+
+    images = ImageFolder(folder)
+    if images.others:
+        names = _first_names([str(path.relative_to(folder.expanduser())) for path in images.others])
+        show(f"not taken for images in {folder}: {names}", sys.stderr)
+    images.keep(without_unreadable(images.paths, args))
+    return images
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse the name of a file where a folder is written.
+
+    Raises:
+        ValueError: It ends as files do and is not there yet; a last "/" says that a folder is meant.
+    """
+    place = Path(name)
+    if name.endswith("/") or place.exists() or not re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,11}", place.suffix):
+        return
+    raise ValueError(f"{name!r} is named like a file, and a folder is written; give a folder, or '{name}/'")
 
 
 def _first_names(names: Sequence[str], most: int = 5) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from radio.cli.common import format_bytes, print_result
+from radio.cli.common import check_folder_name, format_bytes, print_result
 from radio.cli.options import add_json, add_model, add_output
 from radio.files import Outputs
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     either.add_argument(
         "output", nargs="?", default=argparse.SUPPRESS, metavar="OUT", help="the folder to write"
     )
-    add_output(either, "the same as OUT", required=False)
+    add_output(either, "the same as OUT", required=False, type=str)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that is in the folder already"
     )
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.opening import open_checkpoint
 
     output = Path(args.output)
+    check_folder_name(args.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder")
     if (output / "config.json").exists() and not args.overwrite:

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from radio.cli.common import find_images, print_result, table_lines
-from radio.cli.options import add_adaptor, add_json, add_model, one_adaptor, positive_int
+from radio.cli.common import find_images, find_labeled, print_result, table_lines, without_unreadable
+from radio.cli.options import (
+    add_adaptor,
+    add_json,
+    add_model,
+    add_skip_unreadable,
+    one_adaptor,
+    positive_int,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="TEACHER", help="compare with its features at every resolution")
     _add_option(parser, "--teacher-option", "another argument of the kind of TEACHER")
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default), cuda, ...")
+    add_skip_unreadable(parser)
     add_json(parser)
 
 
@@ -67,17 +75,19 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--teacher compares features of --images; give some")
     from radio.training import evaluation
 
+    labeled = None if args.labeled is None else find_labeled(args.labeled, args)
+    to_test = None if labeled is None or args.test is None else find_labeled(args.test, args)
+    images = [] if args.images is None else without_unreadable(find_images(args.images), args)
     backbone = _open(args.model, args.option, args.device, one_adaptor(args))
     results: dict[str, Any] = {"model": args.model}
-    if args.labeled is not None:
-        found = evaluation.summarize(backbone, args.labeled, args.side)
-        test = None if args.test is None else evaluation.summarize(backbone, args.test, args.side)
+    if labeled is not None:
+        found = evaluation.summarize(backbone, labeled, args.side)
+        test = None if to_test is None else evaluation.summarize(backbone, to_test, args.side)
         results |= {"images": len(found.labels), "classes": len(found.classes)}
         results["knn"] = evaluation.knn_accuracy(found, test, args.k)
         results["linear_probe"] = evaluation.linear_probe(found, test)
         results["rank_me"] = evaluation.rank_me(found.vectors)
     if args.images is not None:
-        images = find_images(args.images)
         results["scale_equivariance"] = evaluation.scale_equivariance(backbone, images, args.sides)
         if args.teacher is not None:
             teacher = _open(args.teacher, args.teacher_option, args.device, None)

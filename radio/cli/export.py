@@ -45,9 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
+    from radio.export import check_path, export_model, output_names
+
+    check_path(args.output)
     outputs = Outputs([args.model])
     outputs.check(args.output)
-    from radio.export import export_model, output_names
 
     model = load_chosen_model(args)
     outputs.add_inputs(model.checkpoint_path)

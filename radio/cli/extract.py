@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import choose_model, load_chosen_model, show
+from radio.cli.common import check_folder_name, choose_model, load_chosen_model, show
 from radio.cli.options import (
     add_adaptor,
     add_batch_size,
@@ -85,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read large photos in full, instead of decoding them at the size that the model needs",
     )
+    results.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="as in other commands, and always so here: what cannot be read is a row with its error",
+    )
     results.add_argument("--image-column", metavar="NAME", help="the column of tables that has the images")
     results.add_argument(
         "--frame-step", type=positive_int, default=1, metavar="N", help="take every N-th frame of videos"
@@ -151,6 +156,7 @@ def run(args: argparse.Namespace) -> None:
         image_column=args.image_column,
         frame_step=args.frame_step,
     )
+    check_folder_name(args.output)
     Folder(args.output).prepare()
     report = _with_ray(args, options) if args.engine == "ray" else _plain(args, options)
     _print_report(report, args.json)

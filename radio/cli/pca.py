@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from radio.cli.common import (
+    check_folder_name,
     find_images,
     load_chosen_model,
     print_result,
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="IMAGE", help="image files, folders of them, or one video"
     )
-    add_output(parser, "a folder, or one picture such as x.png; for a video a file")
+    add_output(parser, "a folder, or one picture such as x.png; for a video a file", type=str)
     add_model(parser, optional=True)
     add_adaptor(parser, "show a teacher's features (sam, dino_v2, ...), one for all images")
     add_size(
@@ -91,12 +92,15 @@ def run(args: argparse.Namespace) -> None:
     """Draw the features of what was given."""
     from radio.data.video import VIDEO_SUFFIXES
 
+    named, args.output = args.output, Path(args.output)
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(args.inputs) > 1:
         raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
     if videos:
         _run_video(videos[0], args)
     else:
+        if not _is_picture(args.output):
+            check_folder_name(named)
         _run_images(args)
 
 

@@ -17,6 +17,7 @@ class ImageFolder(Sequence):
         classes: The subfolders' names, sorted; a label is a position in this list.
         paths: The images, sorted.
         labels: Their classes.
+        others: Files that are not taken for images, and files in no class.
 
     Raises:
         ValueError: The folder does not exist, or has no images in subfolders.
@@ -27,12 +28,15 @@ class ImageFolder(Sequence):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder")
         self.classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-        found = [
+        files = [
             (path, label)
             for label, name in enumerate(self.classes)
             for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+            if path.is_file()
         ]
+        found = [(path, label) for path, label in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.others = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
+        self.others += [path for path, _ in files if path.suffix.lower() not in IMAGE_SUFFIXES]
         if not found:
             raise ValueError(f"{folder} has no images in subfolders; expected {folder}/CLASS/IMAGE.jpg")
         self.paths = [path for path, _ in found]

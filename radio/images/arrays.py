@@ -12,7 +12,7 @@ from torch import Tensor
 
 from radio.errors import ImageError
 from radio.images.opening import reason
-from radio.images.ranges import check_range
+from radio.images.ranges import check_range, warn_of_few_bits
 
 
 def from_array(array: NDArray[Any], background: Sequence[float], source: str = "the array") -> Tensor:
@@ -28,6 +28,8 @@ def from_array(array: NDArray[Any], background: Sequence[float], source: str = "
         )
     if array.dtype.kind == "f" or (array.dtype.kind == "u" and array.dtype.itemsize == 2):
         scale = 65535 if array.dtype.kind == "u" else 1
+        if scale > 1:
+            warn_of_few_bits(int(array.max(initial=0)), source)
         with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
             pixels = torch.from_numpy(np.divide(array, scale, dtype=np.float32, casting="unsafe"))
     elif array.dtype == np.uint8:
@@ -92,6 +94,8 @@ def to_rgb(pixels: Tensor, background: Sequence[float], source: str) -> Tensor:
         raise ImageError(f"{source} is empty: its shape is {tuple(pixels.shape)}")
     scale = {torch.uint8: 255, torch.uint16: 65535}.get(pixels.dtype)
     pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    if scale == 65535:
+        warn_of_few_bits(int(pixels.max()), source)
     pixels = check_range(pixels, source) if scale is None else pixels.div_(scale)
     if pixels.ndim == 2:
         pixels = pixels[None]

@@ -83,6 +83,11 @@ def identify(file: IO[bytes], name: str) -> Image.Image:
         start = file.read(16)
         if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
             return _open_heic(file, name)
+        if start[4:8] == b"ftyp" and start[8:12] == b"avif" and "AVIF" not in _formats():
+            raise ImageError(
+                f"{name} is an AVIF image, which this version of Pillow cannot read: pip install 'pillow>=11.3'; or "
+                "save it as JPEG"
+            ) from error
         raise ImageError(f"{name} is not an image: {_what_else(start)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from radio.errors import ImageError
 _ROUNDING = 1e-4
 _OVERSHOOT = 0.25
 _NORMALIZED = 10.0
+_FOURTEEN_BITS = 2**14
 
 
 def check_range(pixels: Tensor, source: str = "the image") -> Tensor:
@@ -41,6 +45,32 @@ def check_range(pixels: Tensor, source: str = "the image") -> Tensor:
     )
 
 
+def warn_of_few_bits(highest: int, source: str, how: str = "16 bits per pixel") -> None:
+    """Warn about values that were made for 10, 12 or 14 bits and stand in 16, as those of cameras and scanners do: the
+    picture is nearly black.
+
+    Args:
+        highest: The largest value; on a scale up to 65535.
+        source: What the pixels are, for the message.
+        how: How they are stored.
+    """
+    if 255 < highest < _FOURTEEN_BITS:
+        bits = next(bits for bits in (10, 12, 14) if highest < 2**bits)
+        warnings.warn(
+            f"{source} has {how}, but no value above {highest}: it looks like {bits}-bit data and "
+            f"comes out nearly black. If so, pass the array divided by {2**bits - 1}",
+            stacklevel=_frames_to_caller(),
+        )
+
+
+def _frames_to_caller() -> int:
+    """Frames from `warnings.warn` to the code that gave the image."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "radio":
+        frame, count = frame.f_back, count + 1
+    return count
+
+
 def _mistake(lowest: float, highest: float) -> str:
     if lowest >= -_OVERSHOOT and highest <= 1 + _OVERSHOOT:
         return "That looks like the overshoot of a bicubic or Lanczos resize: clamp it, image.clip(0, 1)"
@@ -54,8 +84,11 @@ def _mistake(lowest: float, highest: float) -> str:
             "That looks like an image that was already normalized by a mean and standard deviation: leave that step "
             "out. The model normalizes by itself"
         )
-    if lowest >= 0 and highest <= 255:
+    if lowest >= 0 and highest <= 256:
         return "That looks like 0…255: divide by 255, or make it 8-bit (uint8)"
+    for bits in (10, 12, 14):
+        if lowest >= 0 and highest < 2**bits and highest > 256:
+            return f"That looks like {bits}-bit values: divide by {2**bits - 1}"
     if lowest >= 0 and highest <= 65535:
         return "That looks like 16-bit values: divide by 65535, or make it 16-bit (uint16)"
     return "Scale the values to [0, 1], where 0 is black and 1 is full intensity"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -24,6 +23,7 @@ from radio.images.opening import (
     printable,
     reason,
 )
+from radio.images.ranges import warn_of_few_bits
 
 ImageInput = (
     str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any] | Image.Image | NDArray[Any] | Tensor
@@ -48,7 +48,6 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FOURTEEN_BITS = 2**14
 _STRIPE = 2**22  # pixels that are converted at a time
 
 
@@ -99,7 +98,7 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
     if callable(getattr(image, "read", None)) and callable(getattr(image, "seek", None)):
         return _from_open_file(image, background)
     raise TypeError(
-        "an image is a path, bytes, an open file, a PIL image, a NumPy array or a tensor, "
+        "an image is a path, bytes, an open file, a PIL image, a NumPy array or a tensor, and several are a list; "
         f"got {type(image).__name__}"
     )
 
@@ -134,7 +133,8 @@ def load_images(
 
 
 def is_batch(images: Any) -> bool:
-    """Whether this is several images: a list, tuple or iterator, or an array or tensor of four dimensions.
+    """Whether this is several images: a list, a tuple or another sequence (a column of `datasets`), an iterator, or an
+    array or tensor of four dimensions.
 
     Raises:
         ImageError: A tensor of a kind that has no images, such as a sparse one.
@@ -145,7 +145,7 @@ def is_batch(images: Any) -> bool:
         return images.ndim == 4
     if isinstance(images, Iterator):
         return not hasattr(images, "read")  # an open file is one image
-    return isinstance(images, list | tuple)
+    return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
 
 
 def as_list(images: Any) -> list[Any]:
@@ -189,25 +189,40 @@ def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
 
 
 def _of_row(row: Mapping[str, Any]) -> Any:
-    """The image of a row of the `datasets` library, decoded or not."""
-    image = row.get("image")
-    if image is None:
-        image = row.get("bytes")
-    if image is None:
-        image = row.get("path")
-    if image is None:
-        raise TypeError(f"a row with an image has 'image', 'bytes' or 'path'; got dict with {list(row)[:8]}")
-    return image
+    """The image of a row of the `datasets` library, decoded or not: under one of its names, or the only one."""
+    for name in ("image", "bytes", "path"):
+        if row.get(name) is not None:
+            return row[name]
+    pictures = [value for value in row.values() if _is_picture(value)]
+    if len(pictures) == 1:
+        return pictures[0]
+    raise TypeError(
+        f"a row with an image has 'image', 'bytes' or 'path'; got dict with {list(row)[:8]}; give the column's value, "
+        "row['name']"
+    )
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value of a row can only be an image."""
+    if isinstance(value, Mapping):
+        return {"bytes", "path"} <= value.keys()
+    return isinstance(value, Image.Image)
 
 
 def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> Tensor:
     try:
+        of_sixteen_bits = _has_sixteen_bits(image)
         image.load()
         upright = _upright(image)
         if upright.mode == "F" or upright.mode.startswith("I"):
             array = np.asarray(upright)
         else:
-            return _eight_bits(upright, background, source)
+            pixels = _eight_bits(upright, background, source)
+            if of_sixteen_bits:
+                # Pillow keeps the upper 8 bits of colors, so the largest value is known up to 255.
+                highest = _brightest(upright)
+                warn_of_few_bits(256 * highest + 255 if highest else 0, source, "16 bits per color")
+            return pixels
     except ImageError:
         raise
     except Exception as error:  # decoders of damaged files fail in many ways
@@ -216,7 +231,6 @@ def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> T
         ) from error
     if upright.mode.startswith("I"):
         array = _sixteen_bits(array, source)
-        _warn_of_few_bits(int(array.max(initial=0)), source)
     return from_array(array, background, source)
 
 
@@ -237,20 +251,21 @@ def _eight_bits(image: Image.Image, background: Sequence[float], source: str) ->
     return pixels
 
 
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    """Whether a file that is not decoded yet has 16 bits per color, of which Pillow keeps 8."""
+    return image.mode in ("RGB", "RGBA", "LA") and any(
+        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+    )
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of any color, up to 255."""
+    return max(highest for _, highest in (band.getextrema() for band in image.convert("RGB").split()))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     method = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
-
-
-def _warn_of_few_bits(highest: int, source: str) -> None:
-    """Cameras and scanners store 10, 12 or 14 bits in files of 16, whose pictures are nearly black."""
-    if 255 < highest < _FOURTEEN_BITS:
-        bits = next(bits for bits in (10, 12, 14) if highest < 2**bits)
-        warnings.warn(
-            f"{source} has 16 bits per pixel, but no value above {highest}: it looks like {bits}-bit data and "
-            f"comes out nearly black. If so, pass the array divided by {2**bits - 1}",
-            stacklevel=5,
-        )
 
 
 def _sixteen_bits(array: NDArray[Any], source: str) -> NDArray[Any]:

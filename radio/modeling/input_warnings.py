@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from radio.modeling.outputs import Resolution
 
 _FAR = 4
+_DIVIDED_TWICE = 1.001 / 255
 _ROUNDING = 0.02
 """Resizing filters overshoot a little."""
 
@@ -35,9 +37,18 @@ class InputWarnings:
         low, high = float(x.amin()), float(x.amax())
         self._pixels_checked = x.device.type != "cpu"
         if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+            if 0 < high <= _DIVIDED_TWICE:
+                self._pixels_checked = True
+                warnings.warn(
+                    f"no pixel is above {high:.3g}, so the images are nearly black; if they were divided by 255 twice, "
+                    "leave one out (said once for this model)",
+                    stacklevel=_frames_to_caller(),
+                )
             return
         self._pixels_checked = True
-        if low >= -_ROUNDING and high > 2:
+        if not math.isfinite(low) or not math.isfinite(high):
+            mistake = "look for a division by zero or an overflow where they were made"
+        elif low >= -_ROUNDING and high > 2:
             mistake = "divide pixels of 0 to 255 by 255"
         elif low < 0:
             mistake = "give pixels that are not normalized: the model does that itself"

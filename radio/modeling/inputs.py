@@ -37,7 +37,7 @@ def check_images(
             f"expected floating-point values in [0, 1], got {x.dtype}; divide by 255, or use model.encode(...)"
         )
     if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}{_clip_hint(x)}")
+        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}{_what_to_do(x)}")
     height, width = x.shape[-2:]
     if height % step or width % step or height < step or width < step:
         best = nearest(height, width)
@@ -47,8 +47,12 @@ def check_images(
         )
 
 
-def _clip_hint(x: Tensor) -> str:
-    """What to do with the frames of a clip."""
+def _what_to_do(x: Tensor) -> str:
+    """The step that is missing, to end a message with."""
+    if x.ndim == 3 and x.shape[0] == 3:
+        return "; one image needs a batch dimension: x[None]"
+    if x.ndim == 4 and x.shape[3] == 3:
+        return "; the channels come second: x.permute(0, 3, 1, 2)"
     if x.ndim == 5 and x.shape[2] == 3:
         return "; give the frames of clips (B, T, 3, H, W) as one batch: x.flatten(0, 1)"
     if x.ndim == 4 and x.shape[1] > 3 and x.shape[1] % 3 == 0:

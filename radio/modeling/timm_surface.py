@@ -98,8 +98,8 @@ class TimmSurface(nn.Module):
         return self.vit.norm(tokens)
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """Tokens (B, T + L, C) as they are; with ``"token"`` the first class token (B, C), with ``"avg"`` the mean of the
-        patches (B, C), with ``"max"`` their maximum.
+        """Tokens (B, T + L, C) as they are; with ``"token"`` the first class token (B, C), with ``"avg"`` the mean of
+        the patches (B, C), with ``"max"`` their maximum.
 
         Raises:
             ValueError: Another kind of pooling.

@@ -40,7 +40,7 @@ class Summaries(NamedTuple):
 
 
 def summarize(
-    backbone: Backbone, folder: str | Path, size: int | None = None, batch_size: int = 16
+    backbone: Backbone, folder: str | Path | ImageFolder, size: int | None = None, batch_size: int = 16
 ) -> Summaries:
     """Summaries of a folder with one subfolder of images per class, each as its center square.
 
@@ -53,7 +53,7 @@ def summarize(
         batch_size: Images a pass.
     """
     model = as_teacher(backbone)
-    images = ImageFolder(folder)
+    images = folder if isinstance(folder, ImageFolder) else ImageFolder(folder)
     side = _side(model, size)
     vectors = []
     for start in range(0, len(images), batch_size):

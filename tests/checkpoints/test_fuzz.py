@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import PeakMemory, needs_proc
 from released import VERSIONS, Version, make_checkpoint
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from radio import RadioError, load_model
 from radio.checkpoints import read_content
@@ -356,6 +356,15 @@ def test_headers_of_safetensors(workshop: Path, data: st.DataObject) -> None:
     _attempt(_repository(workshop, weights=weights))
 
 
+def _safetensors_writes(dtype: torch.dtype) -> bool:
+    """Older versions of safetensors do not know complex numbers."""
+    try:
+        save({"x": torch.zeros(1, dtype=dtype)})
+    except KeyError:
+        return False
+    return True
+
+
 @fuzz(40)
 @given(data=st.data())
 def test_safetensors_of_any_name_shape_and_type(workshop: Path, data: st.DataObject) -> None:
@@ -363,7 +372,7 @@ def test_safetensors_of_any_name_shape_and_type(workshop: Path, data: st.DataObj
     for _ in range(data.draw(st.integers(1, 3))):
         name = data.draw(st.sampled_from(sorted(state)))
         shape = data.draw(st.lists(st.integers(0, 9), max_size=4))
-        state[name] = torch.zeros(shape, dtype=data.draw(DTYPES))
+        state[name] = torch.zeros(shape, dtype=data.draw(DTYPES.filter(_safetensors_writes)))
     folder = _repository(workshop)
     (folder / "model.safetensors").unlink()
     save_file(state, folder / "model.safetensors")

@@ -57,6 +57,9 @@ def _assert_same(path: Path, model: RADIOModel) -> None:
         "model.backbone.radio_model.",
         "base_model.model.",
         "vision_model.",
+        "feature_extractor.",
+        "backbone.0.",
+        "averaged_model.module.",
     ],
 )
 def test_prefixes_of_wrappers(prefix, model, content, tmp_path):
@@ -136,12 +139,39 @@ def test_a_lightning_checkpoint(model, content, tmp_path):
         _assert_same(path, model)
 
 
-@pytest.mark.parametrize("key", ["model", "model_state_dict", "module", "student"])
+@pytest.mark.parametrize(
+    "key", ["model", "model_state_dict", "module", "student", "model_ema", "params", "my_weights"]
+)
 def test_other_names_of_the_state_dict(key, model, tmp_path):
     path = tmp_path / "file.pth"
     extra = {"optimizer": {"state": {}, "param_groups": []}, "teacher": {"weight": torch.rand(2)}}
     torch.save({key: model.state_dict(), "config": model.config.to_dict(), **extra}, path)
     _assert_same(path, model)
+
+
+def test_averages_come_before_what_they_are_averages_of(model, tmp_path):
+    other = {name: value + 1 for name, value in model.state_dict().items()}
+    for name in ("model_ema", "ema"):
+        averaged = {f"module.{n}": v for n, v in model.state_dict().items()}
+        content = {"model": other, name: averaged, "config": model.config.to_dict()}
+        torch.save(content, tmp_path / "file.pth")
+        _assert_same(tmp_path / "file.pth", model)
+    content = {"model": averaged, "ema": {"decay": torch.ones(1)}, "config": model.config.to_dict()}
+    torch.save(content, tmp_path / "file.pth")
+    _assert_same(tmp_path / "file.pth", model)
+
+
+def test_a_teacher_alone_is_not_what_was_trained(model, tmp_path):
+    torch.save({"teacher": model.state_dict(), "config": model.config.to_dict()}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="not a RADIO checkpoint"):
+        load_model(tmp_path / "file.pth", device="cpu")
+
+
+@pytest.mark.parametrize("what", [lambda m: m, lambda m: {"state_dict": m.state_dict(), "config": m.config}])
+def test_pickled_objects_are_refused_with_what_to_save_instead(what, model, tmp_path):
+    torch.save(what(model), tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=r"save \{'state_dict': model\.state_dict\(\), 'config'"):
+        load_model(tmp_path / "file.pth", device="cpu")
 
 
 def test_teachers_and_averages_beside_the_student(model, tmp_path):
@@ -162,6 +192,10 @@ def test_teachers_and_averages_beside_the_student(model, tmp_path):
             lambda s: {f"{p}.{n}": v for n, v in s.items() for p in ("student", "backbone")},
             r"several RADIO models, under 'backbone.', 'student.'",
         ),
+        (
+            lambda s: {f"{p}.{n}": v for n, v in s.items() for p in ("left_eye", "right_eye")},
+            r"several RADIO models, under 'left_eye.', 'right_eye.'",
+        ),
         (lambda s: {n.removeprefix("model."): v for n, v in s.items()}, "the ViT alone"),
         (
             lambda s: {n if "blocks.2" in n else f"module.{n}": v for n, v in s.items()},
@@ -181,7 +215,7 @@ def test_teachers_and_averages_beside_the_student(model, tmp_path):
                 {n.replace("base_model", "x"): v for n, v in s.items()}
                 | {"model.blocks.0.attn.qkv.lora_A.default.weight": torch.rand(2, 2)}
             ),
-            "surplus",
+            "merge_and_unload",
         ),
         (
             lambda s: (
@@ -191,7 +225,18 @@ def test_teachers_and_averages_beside_the_student(model, tmp_path):
             "merge_and_unload",
         ),
     ],
-    ids=["teacher", "two", "bare", "mixed", "incomplete", "surplus", "collision", "lora", "peft"],
+    ids=[
+        "teacher",
+        "two",
+        "two_unknown",
+        "bare",
+        "mixed",
+        "incomplete",
+        "surplus",
+        "collision",
+        "lora",
+        "peft",
+    ],
 )
 def test_nothing_is_guessed(change, message, model, tmp_path):
     path = _save(tmp_path / "file.pth", model, change(model.state_dict()))

@@ -36,7 +36,7 @@ SHARED = {
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
     "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,
-    "--skip-unreadable": {"probe evaluate"} | READ_IMAGES - {"segment", "masks", "extract"},
+    "--skip-unreadable": {"evaluate", "probe evaluate"} | READ_IMAGES - {"segment", "masks"},
     "--batch-size": {
         "extract",
         "features",

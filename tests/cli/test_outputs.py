@@ -114,6 +114,32 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(words, pict
     assert not Path("x.xyz").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pca", "p/a.png", "-m", "no-such-model"],
+        ["extract", "p", "-m", "no-such-model"],
+        ["convert", "no-such-model"],
+        ["train", "p/recipe.toml"],
+        ["features", "p/a.png", "-m", "no-such-model"],
+        ["export", "no-such-model"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_folder_is_named_like_a_file(words, pictures, capsys):
+    (pictures / "recipe.toml").write_text("")
+    assert main([*words, "-o", "x.xyz"]) == 1
+    error = capsys.readouterr().err
+    assert "give a folder" in error or ".onnx" in error or "or a folder" in error, error
+    assert not Path("x.xyz").exists()
+
+
+def test_a_folder_may_have_such_a_name_if_that_is_said(pictures, model, reference):
+    assert main(["pca", "p/a.png", "-o", "x.d/", *model]) == 0
+    assert main(["convert", str(reference / "v2_5" / "checkpoint.pth.tar"), "-o", "y.d/"]) == 0
+    assert Path("x.d").is_dir() and Path("y.d", "config.json").is_file()
+
+
 def test_converting_a_folder_onto_itself_is_refused(reference, tmp_path, capsys):
     assert main(["convert", str(reference / "v2_5" / "checkpoint.pth.tar"), str(tmp_path / "m")]) == 0
     before = _contents(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from radio.errors import ImageError
-from radio.images import is_batch, load_image, load_images, resize_image
+from radio.images import is_batch, load_image, load_images, opening, resize_image
 
 
 @pytest.fixture
@@ -250,6 +252,75 @@ def test_whole_16_bits_are_not(tmp_path: Path, recwarn: pytest.WarningsRecorder)
         Image.fromarray(np.full((8, 8), highest, np.uint16)).save(tmp_path / "scan.png")
         load_image(tmp_path / "scan.png")
     assert not recwarn.list
+
+
+def _png_of_16_bits(path: Path, values: np.ndarray) -> None:
+    """A color PNG of 16 bits, which Pillow reads and does not write."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+    ]
+    parts = [
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+        for n, d in (*chunks, (b"IEND", b""))
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_few_bits_are_said_of_arrays_tensors_and_colors(bits: int, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 192).astype(np.uint16).reshape(8, 8, 3)
+    _png_of_16_bits(tmp_path / "scan.png", values)
+    with_alpha = np.concatenate([values, np.full((8, 8, 1), 65535, np.uint16)], axis=2)
+    _png_of_16_bits(tmp_path / "alpha.png", with_alpha)
+    given = (values, torch.from_numpy(values).permute(2, 0, 1), tmp_path / "scan.png", tmp_path / "alpha.png")
+    for image in given:
+        with pytest.warns(
+            UserWarning, match=f"looks like {bits}-bit data .* divided by {2**bits - 1}"
+        ) as seen:
+            load_image(image)
+        assert len(seen) == 1 and seen[0].filename == __file__
+    with pytest.raises(ImageError, match=f"looks like {bits}-bit values: divide by {2**bits - 1}"):
+        load_image(values.astype(np.float32))
+
+
+def test_bright_16_bit_colors_are_not_questioned(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for highest in (0, 200, 40_000):
+        values = np.full((4, 4, 3), highest, np.uint16)
+        _png_of_16_bits(tmp_path / "scan.png", values)
+        load_image(tmp_path / "scan.png")
+        load_image(values)
+    assert not recwarn.list
+
+
+def test_rows_with_one_image_under_any_name(photo: Path) -> None:
+    expected = load_image(photo)
+    content = photo.read_bytes()
+    for row in (
+        {"img": Image.open(photo), "label": 1},
+        {"jpg": {"bytes": content, "path": None}, "__key__": "a"},
+    ):
+        assert torch.equal(load_image(row), expected)
+    for row in ({"left": Image.open(photo), "right": Image.open(photo)}, {"label": 1}):
+        with pytest.raises(TypeError, match=r"row\['name'\]"):
+            load_image(row)
+
+
+def test_columns_of_datasets_are_several_images(photo: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"image": [str(photo)] * 2}).cast_column("image", datasets.Image())
+    assert len(load_images(rows["image"])) == 2
+
+
+def test_avif_says_which_pillow_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.avif"
+    path.write_bytes(b"\0\0\0\x18ftypavif" + bytes(100))
+    monkeypatch.setattr(opening, "_formats", lambda: ["JPEG", "PNG"])
+    with pytest.raises(ImageError, match=r"AVIF image, .*'pillow>=11\.3"):
+        load_image(path)
 
 
 def test_heic_needs_its_package_and_says_so(tmp_path: Path, photo: Path) -> None:

@@ -25,7 +25,10 @@ _WRAPPERS = frozenset({"module", "model", "student", "backbone", "base_model", "
     *("net", "network", "encoder", "image_encoder", "vit"),
     *("vision_model", "vision_tower", "vision_encoder", "visual"),
 }
-"""Names that people and tools give a model inside a larger module. A teacher is none: it is not what was trained."""
+"""Names that people and tools give a model inside a larger module. They come before other names, such as those of
+averaged copies."""
+
+_TEACHERS = frozenset({"target", "target_encoder", "momentum_encoder"})
 
 _BACKBONES = ("base_model", "model")
 """The backbone's name inside a model: in released torch files, and here."""
@@ -57,6 +60,7 @@ def take_model(stored: Mapping[str, Tensor], source: str | Path, anywhere: bool 
         CheckpointError: It is not clear which tensors are the model's.
     """
     tensors = _without_marks(stored, source)
+    _refuse_adapters(tensors, source)
     roots = find_roots(tensors, anywhere)
     if len(roots) > 1:
         raise CheckpointError(
@@ -86,8 +90,8 @@ def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, tuple[
 
     Args:
         names: All names.
-        anywhere: Whether a model may lie under any prefix. Otherwise only under names of wrappers; and where one lies
-            under none, that is the model.
+        anywhere: Whether all models count. Otherwise one that lies under no prefix is the only one; then come those
+            under names of wrappers; then those under any other names, but for teachers, which are not what was trained.
     """
     names = set(names)
     roots: dict[str, tuple[str, str]] = {}
@@ -97,11 +101,21 @@ def find_roots(names: Iterable[str], anywhere: bool = False) -> dict[str, tuple[
             roots[found[0]] = found[1:]
     if "" in roots:
         return {"": roots[""]}
-    return {
-        root: backbones
-        for root, backbones in roots.items()
-        if anywhere or _WRAPPERS.issuperset(root.removesuffix(".").split("."))
+    if anywhere:
+        return roots
+    wrapped = {root: found for root, found in roots.items() if _WRAPPERS.issuperset(_parts(root))}
+    return wrapped or {
+        root: found for root, found in roots.items() if not any(is_teacher(part) for part in _parts(root))
     }
+
+
+def is_teacher(name: str) -> bool:
+    """Whether a part of a name says that a model is a teacher of the one that was trained."""
+    return "teacher" in name.lower() or name in _TEACHERS
+
+
+def _parts(root: str) -> list[str]:
+    return root.removesuffix(".").split(".")
 
 
 def _root_of(name: str, names: set[str]) -> tuple[str, str, str] | None:
@@ -142,6 +156,19 @@ def _renamed(
     return renamed
 
 
+def _refuse_adapters(names: Iterable[str], source: str | Path) -> None:
+    """Refuse weights that are not merged with what was trained beside them.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    if any(".lora_A." in name or ".lora_B." in name for name in names):
+        raise CheckpointError(
+            f"{source} holds LoRA adapters beside the weights; merge them (with peft: model.merge_and_unload()) and "
+            "save the state dict of the merged model"
+        )
+
+
 def _explain(names: Iterable[str], source: str | Path) -> None:
     """Say so if this is something that looks much like a model but is none.
 
@@ -149,11 +176,6 @@ def _explain(names: Iterable[str], source: str | Path) -> None:
         CheckpointError: It does.
     """
     names = set(names)
-    if any(".lora_A." in name or ".lora_B." in name for name in names):
-        raise CheckpointError(
-            f"{source} holds LoRA adapters beside the weights; merge them (with peft: model.merge_and_unload()) and "
-            "save the state dict of the merged model"
-        )
     others = find_roots(names, anywhere=True)
     if others:
         raise CheckpointError(

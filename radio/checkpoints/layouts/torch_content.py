@@ -12,12 +12,15 @@ from torch import Tensor
 from radio.checkpoints.guard import brief, listing
 from radio.checkpoints.hub_repo import CONFIG, read_json
 from radio.checkpoints.layouts.descriptions import Description, find_description, is_arguments, is_own
-from radio.checkpoints.layouts.roots import find_roots
+from radio.checkpoints.layouts.roots import find_roots, is_teacher
 from radio.checkpoints.plain import plain_fields
 from radio.errors import CheckpointError
 
 _STATE_DICTS = ("model", "model_state_dict", "model_state", "module", "student", "network", "net", "weights")
 """Where training programs keep the weights, besides ``state_dict_ema`` and ``state_dict``."""
+
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+"""Where they keep averaged weights (EMA), which come before others."""
 
 _DESCRIPTIONS = ("config", "hyper_parameters", "hparams", "cfg")
 """Where they keep what describes the model, besides ``args``."""
@@ -29,14 +32,22 @@ def find_state_dict(content: Mapping[str, Any], path: Path) -> Any:
     Raises:
         CheckpointError: There is none, or several.
     """
-    for name in ("state_dict_ema", "state_dict"):
-        if content.get(name) is not None:
+    for name in _AVERAGES:
+        if _holds_tensors(content.get(name)) and (name == _AVERAGES[0] or find_roots(content[name])):
             return content[name]
+    if content.get("state_dict") is not None:
+        return content["state_dict"]
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return content
     found = {name: content[name] for name in _STATE_DICTS if _holds_tensors(content.get(name))}
     if len(found) > 1:
         found = {name: state for name, state in found.items() if find_roots(state)}
+    if not found:  # under a name of the user's own
+        found = {
+            name: state
+            for name, state in content.items()
+            if isinstance(name, str) and not is_teacher(name) and _holds_tensors(state) and find_roots(state)
+        }
     if len(found) > 1:
         raise CheckpointError(
             f"{path} holds several state dicts ({listing(found)}); save the one that you want as 'state_dict'"
@@ -47,7 +58,9 @@ def find_state_dict(content: Mapping[str, Any], path: Path) -> Any:
 
 
 def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return False
+    return any(isinstance(item, Tensor) for item in value.values())
 
 
 def describe_content(content: Mapping[str, Any], path: Path) -> Description:

@@ -85,6 +85,7 @@ def test_a_whole_model_in_every_way_of_running_it(reference, convolutions, monke
 
 @pytest.mark.parametrize("mode", ["int8_weight_only", "int8_dynamic"])
 def test_quantised_weights_are_left_to_torchao(reference, convolutions, mode):
+    pytest.importorskip("torchao")
     model = quantize(load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu"), mode)
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 256, 256)).features.isfinite().all()
