@@ -219,3 +219,14 @@ def test_random_weights_of_every_layout_are_finite(reference: Path, name: str) -
     output = network(_images(network.patch_size))
     assert output.summary.isfinite().all() and output.features.isfinite().all()
     assert output.features.std() > 0
+
+
+def test_training_options_of_frameworks(reference: Path) -> None:
+    """Configurations of detectors give a drop path rate, and switch gradient checkpointing on."""
+    model = _create(_file(reference), drop_path_rate=0.3)
+    assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
+    model.set_grad_checkpointing()
+    assert model.radio_model.is_gradient_checkpointing
+    expected = _create(_file(reference))
+    x = _images(16)
+    torch.testing.assert_close(model(x), expected(x))

@@ -31,6 +31,7 @@ class RADIOViT(nn.Module):
         img_size: The size that the data pipeline should use, one side or height and width. The model itself takes any
             multiple of its patch size.
         drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth while training, as `RADIOModel.set_drop_path` has it.
 
     Attributes:
         radio_model: The network.
@@ -51,6 +52,7 @@ class RADIOViT(nn.Module):
         in_chans: int = 3,
         img_size: int | tuple[int, int] | None = None,
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         if in_chans != 3:
@@ -60,6 +62,7 @@ class RADIOViT(nn.Module):
             height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
             probe = torch.empty(1, 3, height, width, device="meta")
             check_images(probe, network.min_resolution_step, network.get_nearest_supported_resolution)
+        network.set_drop_path(drop_path_rate)
         config = network.config
         self.in_chans = in_chans
         self.num_features = self.embed_dim = config.embed_dim
