@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from radio import CheckpointError, load_model
+from radio import CheckpointError, DownloadError, load_model
 from radio.checkpoints import read_checkpoint, read_content
 
 
@@ -174,3 +174,46 @@ def test_importing_the_package_is_cheap(reference):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not run.returncode, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("CLIP", "did you mean 'clip'"),
+        ("dinov2", "did you mean 'dino_v2'"),
+        ("siglp", "did you mean 'siglip'"),
+        ("clip,sam", "several are a list"),
+    ],
+)
+def test_misspelled_adaptors_are_answered(given, answer, reference):
+    with pytest.raises(ValueError, match=f"unknown adaptor '{given}'; .* has: clip, .*{answer}"):
+        load_model(reference / "v2_5" / "checkpoint.pth.tar", adaptors=given, device="cpu")
+
+
+def test_misspelled_repositories_are_answered():
+    with pytest.raises(DownloadError, match=r"nvidia/RADIO-XL .* did you mean '"):
+        load_model("nvidia/RADIO-XL", local_files_only=True)
+
+
+def test_words_of_other_libraries(reference):
+    path = reference / "v2_5" / "checkpoint.pth.tar"
+    model = load_model(path, "", "cpu", "bf16", trust_remote_code=True)
+    assert model.dtype == torch.bfloat16 and not model.adaptors
+
+
+def test_folders_without_a_config_are_answered(reference, tmp_path):
+    def message() -> str:
+        with pytest.raises(CheckpointError) as error:
+            load_model(tmp_path, device="cpu")
+        return str(error.value)
+
+    assert "give a folder with config.json" in message()
+    inside = tmp_path / "snapshots" / "1234"
+    inside.mkdir(parents=True)
+    config = (reference / "hf_repo" / "config.json").read_bytes()
+    (inside / "config.json").write_bytes(config)
+    assert f"give the folder that has one: {inside}" in message()
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    assert "put the one that belongs to mine.safetensors beside it" in message()
+    (tmp_path / "mine.pth").write_bytes(b"")
+    assert "give the path of a file in it: mine.pth" in message()
