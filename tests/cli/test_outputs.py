@@ -162,7 +162,11 @@ def test_an_export_that_would_replace_an_input_at_the_last_moment(reference, tmp
 
     monkeypatch.setattr(export, "_save_program", save)
     assert main(["export", str(weights), "-o", str(place), "--size", "32"]) == 1
-    assert "is an input" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    if torch.__version__ < (2, 13):
+        assert "exports are tested with 2.13 and newer" in error and not place.exists()
+        return
+    assert "is an input" in error
     assert weights.read_bytes() == before and place.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pt2", "weights.pth.tar"]
 
