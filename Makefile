@@ -21,17 +21,16 @@ test: lint
 test-slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
-# The core of the suite, without slow tests, with the versions of tests/lowest.txt. Left out is what newer packages serve:
-# types, benchmarks against peers, data sets, search, training, fine-tuning, probes, export and quantization.
+# The suite without slow tests, with the versions of tests/lowest.txt. Left out is what needs newer packages or a newer Python:
+# types, benchmarks against peers, data sets, search, probes, export and quantization.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m "not slow" \
-		--ignore tests/test_docs_types.py --ignore tests/test_types.py --ignore tests/extraction --ignore tests/training \
+		--ignore tests/test_docs_types.py --ignore tests/test_types.py --ignore tests/extraction \
 		--ignore tests/cli/test_extract.py --ignore tests/test_search.py --ignore tests/test_docs_extraction.py \
 		--ignore-glob 'tests/test_benchmark*' \
 		--ignore tests/test_export.py --ignore tests/test_quantization.py --ignore tests/test_docs_speed.py \
-		--ignore tests/test_offloading.py --ignore tests/test_docs_finetuning.py --ignore tests/tasks/probing \
-		--ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py --ignore tests/test_example_report.py \
-		--ignore tests/tasks/test_segmentation_evaluation.py
+		--ignore tests/tasks/probing --ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py \
+		--ignore tests/test_example_report.py --ignore tests/tasks/test_segmentation_evaluation.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -59,5 +58,5 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'
 	$(PYTHON_LOWEST) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt \
-		-e '.[text,sam,datasets,video,plot,demo]' hypothesis pytest pytest-xdist
+		-e '.[text,sam,datasets,video,plot,demo,finetune,training]' hypothesis pytest pytest-xdist
 	touch $@

@@ -94,6 +94,8 @@ def test_lora_with_gradient_checkpointing() -> None:
 @pytest.mark.parametrize("way", ["DistributedDataParallel", "fully_shard"])
 def test_two_processes(way: str, tmp_path: Path) -> None:
     """torchrun with two processes on the CPU; each has its own images, and one file comes out."""
+    if way == "fully_shard" and torch.__version__ < (2, 7):
+        pytest.skip("FSDP2 of PyTorch 2.6 needs a GPU")
     text = _sections()["Several GPUs"]
     scripts = [f"import os\n{part}" for part in text.split("import os\n")[1:]]
     (script,) = [part for part in scripts if way in part]

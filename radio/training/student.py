@@ -17,6 +17,7 @@ from radio.optional import require
 from radio.training.recipe import StudentRecipe, TeacherRecipe
 from radio.training.spectral import reparametrize
 from radio.training.teachers import Teacher
+from radio.training.teachers.timm_teacher import local_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOKEN_MULTIPLE = 8
@@ -92,7 +93,7 @@ def _depth(recipe: StudentRecipe, available: int) -> int:
 def _from_timm(recipe: StudentRecipe) -> tuple[RadioConfig, dict[str, Tensor]]:
     timm = require("timm", "training")
     name = recipe.start.removeprefix("timm:")
-    from_file = {} if recipe.weights is None else {"pretrained_cfg_overlay": {"file": recipe.weights}}
+    from_file = {} if recipe.weights is None else {"pretrained_cfg_overlay": local_weights(recipe.weights)}
     vit = timm.create_model(name, pretrained=True, num_classes=0, **from_file)
     tensors = dict(vit.state_dict())
     if "blocks.0.attn.qkv.weight" not in tensors or "pos_embed" not in tensors:

@@ -127,6 +127,9 @@ def test_every_kind_of_backbone_has_the_same_protocol(tmp_path: Path) -> None:
         else:
             assert output.summary is None
     assert teachers[2].summary_dim == 0 and teachers[2].feature_dim == 32 and teachers[2].fixed
+    whole = teachers[2].model(teachers[2].normalize(pixels)).last_hidden_state
+    necked = teachers[2].model.vision_encoder.neck(teachers[2](pixels).features.permute(0, 2, 3, 1))
+    torch.testing.assert_close(necked, whole)
     model = load_model(REFERENCE, device="cpu")
     assert torch.equal(teachers[3](pixels).summary, model(pixels).summary)
     expected = nn.functional.avg_pool2d((pixels - teachers[5].normalize.mean) / teachers[5].normalize.std, 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class TimmTeacher:
         timm = require("timm", "training")
         if not timm.is_model(model):
             raise ValueError(f"timm has no model {model!r}; see timm.list_models()")
-        from_file = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+        from_file = {} if weights is None else {"pretrained_cfg_overlay": local_weights(weights)}
         transformer = {"dynamic_img_size": True} if "vit" in model or "eva" in model else {}
         self.model = timm.create_model(
             model, pretrained=pretrained, num_classes=0, **from_file, **transformer
@@ -63,3 +64,8 @@ class TimmTeacher:
         elif features.shape[1] != self.model.num_features:  # (B, h, w, C)
             features = features.permute(0, 3, 1, 2)
         return TeacherOutput(summary.float(), features.float())
+
+
+def local_weights(path: str | Path) -> dict[str, Any]:
+    """What to tell timm about a file of weights. Older versions take every file for one of JAX if a model's own is."""
+    return {"file": str(path), "custom_load": Path(path).suffix == ".npz"}
