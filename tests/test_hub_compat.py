@@ -438,6 +438,9 @@ def test_summary_from_chosen_class_tokens(checkpoint, image):
     assert torch.equal(chosen, summary[:, 64:128])
     assert torch.equal(same, features)
     assert model.summary_dim == 64
+    for one in (2, torch.tensor(2)):
+        model.summary_idxs = one
+        assert model.summary_idxs.tolist() == [2]
 
 
 def test_state_dicts_of_the_public_code_have_the_summary_too(checkpoint):

@@ -103,7 +103,11 @@ class DescribedModel(nn.Module):
         return torch.tensor(self._summary_idxs)
 
     @summary_idxs.setter
-    def summary_idxs(self, numbers: Tensor | Sequence[int] | None) -> None:
+    def summary_idxs(self, numbers: Tensor | Sequence[int] | int | None) -> None:
+        if isinstance(numbers, int):
+            numbers = (numbers,)
+        elif isinstance(numbers, Tensor):
+            numbers = numbers.flatten()
         chosen = range(self.num_cls_tokens) if numbers is None else numbers
         idxs = tuple(int(number) for number in chosen)
         count = max(self.num_cls_tokens, 1)
