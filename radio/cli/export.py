@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> None:
     """Export, and say what was written and how well it agrees."""
     from radio.export import check_path, export_model, output_names
 
-    check_path(args.output)
     outputs = Outputs([args.model])
     outputs.check(args.output)
+    check_path(args.output)
 
     model = load_chosen_model(args)
     outputs.add_inputs(model.checkpoint_path)
