@@ -125,7 +125,7 @@ def _trace(
                 dynamic_shapes={"pixels": _dynamic_shapes(model, dynamic)},
             )
         except Exception as error:
-            if torch.__version__ < _OLDEST_TORCH:
+            if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
                 raise ExportError(
                     f"PyTorch {torch.__version__} cannot trace this model; exports are tested with 2.13 and newer: "
                     f"{install_command('export')}"

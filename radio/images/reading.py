@@ -260,7 +260,7 @@ def _has_sixteen_bits(image: Image.Image) -> bool:
 
 def _brightest(image: Image.Image) -> int:
     """The largest value of any color, up to 255."""
-    return max(highest for _, highest in (band.getextrema() for band in image.convert("RGB").split()))
+    return int(np.asarray(image.convert("RGB")).max(initial=0))
 
 
 def _upright(image: Image.Image) -> Image.Image:

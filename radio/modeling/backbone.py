@@ -81,7 +81,9 @@ class Backbone(TimmSurface):
             )
             for i in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
+        self.norm: nn.Module = (
+            nn.LayerNorm(config.embed_dim, eps=NORM_EPS) if config.final_norm else nn.Identity()
+        )
         # As in the public code, the final output that comes with intermediates is not normalized in this layout.
         self.normalizes_with_layers = config.layout != "dinov2"
 
