@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--adaptor", help="show a teacher's features: sam, dino_v2, …")
     parser.add_argument("--sizes", default="432,512,768,1024", help="short sides")
-    parser.add_argument("--side", type=int, default=288, help="of a picture on the sheet, in pixels")
+    parser.add_argument("--side", type=int, default=384, help="of a picture on the sheet, in pixels")
     parser.add_argument("-o", "--output", type=Path, default=Path("features.png"))
     return parser.parse_args(argv)
 

@@ -183,7 +183,7 @@ def test_what_is_no_index_or_no_result_is_named(tmp_path: Path, model: RADIOMode
 def test_a_contact_sheet_of_what_is_left(index: SearchIndex, tmp_path: Path) -> None:
     matches = index.search(np.ones(index.vectors["summary"]), 7)
     picture = contact_sheet(matches, "seven")
-    assert picture.width > 5 * 224
+    assert picture.width > 5 * 384
     gone = contact_sheet([*matches[:1], type(matches[0])("x", str(tmp_path / "gone.png"), 0.5, {})])
     assert gone.height < picture.height
     with pytest.raises(ValueError, match="nothing was found"):

@@ -32,6 +32,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("masks", "radio.cli.masks", "cut out what you point at, or everything, with SAM's decoder"),
     ("pca", "radio.cli.pca", "show spatial features of images or of a video as colors"),
     ("similar", "radio.cli.similar", "show which patches are like a given one, or what it attends to"),
+    ("match", "radio.cli.match", "show which patches of two photographs belong together"),
+    ("propagate", "radio.cli.propagate", "carry a mask of a video's first frame through the video"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbors among labeled ones"),
     ("probe", "radio.cli.probe", "train heads on frozen features, use them, and measure them"),
     ("train", "radio.cli.train", "distil teachers into a student, after a recipe"),

@@ -149,6 +149,15 @@ def add_skip_unreadable(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_smooth(parser: argparse.ArgumentParser) -> None:
+    """Add ``--smooth``."""
+    parser.add_argument(
+        "--smooth",
+        action="store_true",
+        help="blend neighboring patches (bicubic), instead of showing every patch as a square",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")

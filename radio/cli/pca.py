@@ -26,12 +26,16 @@ from radio.cli.options import (
     add_output,
     add_size,
     add_skip_unreadable,
+    add_smooth,
     one_adaptor,
     positive_int,
 )
 from radio.files import Outputs
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from radio.drawing.pictures import Panel
     from radio.model import RADIOModel
     from radio.tasks.pca import PCAFit
@@ -44,11 +48,14 @@ For images, a folder gets NAME-SIZE.png for each image and size, and contact-she
 --side-by-side it gets NAME.png instead: the picture next to its features at every size. An output such as x.png is that
 one picture: the features of one image, or the contact sheet of several.
 
+With --foreground, the first component parts each image into foreground and background (the side that touches the border
+less is the foreground), and a second PCA, of the foreground alone, gives the colors; the background is dark and gray.
+
 For a video, OUT.mp4 has the video's frame rate; the PCA is fitted on a sample of the frames. Needs the 'video' extra.
 """
 
 _SHEET_ROWS = 12
-_SHEET_SIDE = 288
+_SHEET_SIDE = 384
 _SIDE_BY_SIDE = 448
 
 
@@ -72,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-outliers", action="store_true", help="frame the patches of unusually high norm"
     )
+    add_smooth(parser)
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="color only what the first component takes for the foreground",
+    )
     fits = parser.add_mutually_exclusive_group()
     fits.add_argument("--save-fit", type=Path, metavar="FILE", help="keep the PCA (.safetensors)")
     fits.add_argument("--fit", type=Path, metavar="FILE", help="use a PCA that was kept")
@@ -94,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
 
     named, args.output = args.output, Path(args.output)
     videos = [path for path in args.inputs if path.suffix.lower() in VIDEO_SUFFIXES]
+    if args.foreground and (videos or args.fit or args.save_fit):
+        raise ValueError("--foreground fits twice, over images; leave videos, --fit and --save-fit out")
     if videos and len(args.inputs) > 1:
         raise ValueError(f"give one video, or images, not both: {videos[0]} is a video")
     if videos:
@@ -105,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_images(args: argparse.Namespace) -> None:
-    from radio.drawing.pictures import save_picture, sheet
+    from radio.drawing.pictures import panel_rows, save_picture, sheet
     from radio.tasks.pca import PCAFit
 
     one = _is_picture(args.output)
@@ -129,11 +144,17 @@ def _run_images(args: argparse.Namespace) -> None:
     if fit is None:
         fit = _fit_images(model, paths, args, outputs)
     _check_fit(fit, model, args)
+    first = fit if args.foreground else None
+    if first is not None:
+        fit = _fit_foreground(model, first, paths, args)
     rows: list[list[Panel]] = []
     sheets = 0
-    for path, name in progress(list(zip(paths, names, strict=True)), len(paths), "drawing"):
-        rows.append(_draw_image(model, fit, path, name, args, outputs, one, one and len(paths) == 1))
-        if len(rows) == _SHEET_ROWS or path is paths[-1]:
+    for number, (path, name) in enumerate(
+        progress(list(zip(paths, names, strict=True)), len(paths), "drawing"), start=1
+    ):
+        row = _draw_image(model, fit, first, path, name, args, outputs, one, one and len(paths) == 1)
+        rows += panel_rows(row)
+        if number % _SHEET_ROWS == 0 or number == len(paths):
             if not one or len(paths) > 1:
                 place = args.output if one else args.output / _sheet_name(sheets)
                 save_picture(sheet(rows), place, outputs)
@@ -160,9 +181,24 @@ def _fit_images(model: RADIOModel, paths: list[Path], args: argparse.Namespace, 
     return fit
 
 
+def _fit_foreground(model: RADIOModel, first: PCAFit, paths: list[Path], args: argparse.Namespace) -> PCAFit:
+    """A fit of the patches that the first one's first component takes for the foreground."""
+    from radio.tasks.foreground import foreground_mask
+    from radio.tasks.pca import PCAAccumulator
+    from radio.tasks.spatial import spatial_features
+
+    accumulator = PCAAccumulator()
+    for size in _sizes(args):
+        images = progress(paths, len(paths), "fitting the foreground")
+        for spatial in spatial_features(model, images, size, one_adaptor(args), args.batch_size):
+            accumulator.add(spatial.features, foreground_mask(first, spatial.features))
+    return accumulator.fit()
+
+
 def _draw_image(
     model: RADIOModel,
     fit: PCAFit,
+    first: PCAFit | None,
     path: Path,
     name: str,
     args: argparse.Namespace,
@@ -173,6 +209,8 @@ def _draw_image(
     """Write an image's own pictures; returns its row of the contact sheet.
 
     Args:
+        fit: Of the colors.
+        first: Whose first component parts foreground and background, if only the foreground gets colors.
         one: The output is one picture, not a folder.
         only: And there is only this image to show in it.
     """
@@ -180,39 +218,56 @@ def _draw_image(
 
     from radio.drawing.pictures import (
         Panel,
-        feature_picture,
-        fit_long_side,
+        cut_out,
+        panel_rows,
+        panel_size,
         save_picture,
         sheet,
         to_pil_image,
     )
     from radio.images import load_image
+    from radio.tasks.foreground import foreground_mask
     from radio.tasks.pca import outlier_patches
     from radio.tasks.spatial import spatial_features
 
     pixels = load_image(path)
     picture = to_pil_image(pixels)
-    side = fit_long_side(picture.size, _SIDE_BY_SIDE)
-    panels = [Panel(picture.resize(side, Image.Resampling.LANCZOS), path.name)]
-    small = fit_long_side(picture.size, _SHEET_SIDE)
-    row = [Panel(picture.resize(small, Image.Resampling.LANCZOS), path.name)]
-    for size in _sizes(args):
+    photographs = [
+        picture.resize(panel_size(picture.size, side), Image.Resampling.LANCZOS)
+        for side in (_SIDE_BY_SIDE, _SHEET_SIDE)
+    ]
+    panels, row = ([Panel(photograph, path.name)] for photograph in photographs)
+    for number, size in enumerate(_sizes(args)):
         [(features, run_at)] = spatial_features(model, [pixels], size, one_adaptor(args))
         rgb = fit.to_rgb(features)
+        foreground = foreground_mask(first, features) if first else None
         outliers = outlier_patches(features) if args.show_outliers else None
         label = f"{run_at.width} x {run_at.height}"
         if outliers is not None:
             label += f", outliers: {int(outliers.sum())}"
-        panels.append(Panel(feature_picture(rgb, side, outliers), label))
-        row.append(Panel(feature_picture(rgb, small, outliers), label))
-        if not args.side_by_side and not one:
-            place = args.output / f"{name}-{run_at.width}x{run_at.height}.png"
-            save_picture(feature_picture(rgb, picture.size, outliers), place, outputs)
-    if only and not args.side_by_side and len(_sizes(args)) == 1:
-        save_picture(feature_picture(rgb, picture.size, outliers), args.output, outputs)
-    elif only or (args.side_by_side and not one):
-        save_picture(sheet([panels]), args.output if one else args.output / f"{name}.png", outputs)
+        for shown, photograph in zip((panels, row), photographs, strict=True):
+            if foreground is not None and number == 0:
+                mask = cut_out(photograph, photograph, foreground, args.smooth)
+                shown.append(Panel(mask, f"foreground: {float(foreground.float().mean()):.0%}"))
+            shown.append(Panel(_colored(rgb, photograph, outliers, foreground, args.smooth), label))
+        whole = only and not args.side_by_side and len(_sizes(args)) == 1
+        if whole or (not args.side_by_side and not one):
+            place = args.output if whole else args.output / f"{name}-{run_at.width}x{run_at.height}.png"
+            save_picture(_colored(rgb, picture, outliers, foreground, args.smooth), place, outputs)
+    if (only and (args.side_by_side or len(_sizes(args)) > 1)) or (args.side_by_side and not one):
+        place = args.output if one else args.output / f"{name}.png"
+        save_picture(sheet(panel_rows(panels)), place, outputs)
     return row
+
+
+def _colored(
+    rgb: Tensor, photograph: Image.Image, outliers: Tensor | None, foreground: Tensor | None, smooth: bool
+) -> Image.Image:
+    """Features as colors, of a photograph's size; over its background if that gets none."""
+    from radio.drawing.pictures import cut_out, feature_picture
+
+    colors = feature_picture(rgb, photograph.size, outliers, smooth)
+    return colors if foreground is None else cut_out(colors, photograph, foreground, smooth)
 
 
 def _run_video(path: Path, args: argparse.Namespace) -> None:
@@ -252,6 +307,7 @@ def _run_video(path: Path, args: argparse.Namespace) -> None:
         adaptor_name=one_adaptor(args),
         side_by_side=args.side_by_side,
         show_outliers=args.show_outliers,
+        smooth=args.smooth,
         batch_size=args.batch_size,
         outputs=outputs,
     )

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from radio.drawing.pictures import check_picture_name, save_picture
-    from radio.drawing.segmentation import draw_segmentation
+    from radio.drawing.segmentation import SMALL_SHARE, draw_segmentation
     from radio.images import load_image
     from radio.tasks.segmentation import UNKNOWN, label_embeddings, segment_with
     from radio.tasks.zero_shot import get_adaptor
@@ -60,6 +60,12 @@ def run(args: argparse.Namespace) -> None:
         regions = [{"label": label, "share": share} for label, share in ranked]
         print(json.dumps({"adaptor": adaptor, "picture": str(args.output), "labels": regions}, indent=2))
         return
-    print_table([[label, f"{share:6.1%}"] for label, share in ranked], header=["label", " share"])
+    print_table(
+        [[label, f"{share:6.1%}"] for label, share in ranked if share >= SMALL_SHARE],
+        header=["label", " share"],
+    )
+    small = [label for label, share in ranked if share < SMALL_SHARE]
+    if small:
+        show(f"under {SMALL_SHARE:.1%} each: {', '.join(small)}")
     print()
     show(f"written: {args.output}")

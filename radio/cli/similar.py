@@ -16,6 +16,7 @@ from radio.cli.options import (
     add_output,
     add_size,
     add_skip_unreadable,
+    add_smooth,
     one_adaptor,
 )
 from radio.files import Outputs
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 The picture shows the image with the chosen patch framed, and the cosine similarity of every patch with it. Further
 images are compared with the same patch of the first one.
+
+With --overlay the colors lie over the photograph, at its own size, and nothing else is drawn.
 
 With --attention it shows instead how much the chosen patch attends to the others in one block: the mean over the
 heads, then every head. Without --at, how much each class token does (the mean over the heads).
@@ -52,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=int, metavar="N", help="of --attention; from 0, or from the end with -1 (default: -1)"
     )
+    parser.add_argument(
+        "--overlay", action="store_true", help="lay the colors over the photograph, at its own size"
+    )
+    add_smooth(parser)
     add_skip_unreadable(parser)
     add_json(parser)
     add_execution(parser)
@@ -86,7 +93,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _similarity(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
-    from radio.drawing.similarity import ComparedImage, draw_similarity
+    from radio.drawing.similarity import ComparedImage, MapStyle, draw_similarity
     from radio.images import load_image
     from radio.tasks.similarity import patch_at, similarity_to_patch
     from radio.tasks.spatial import spatial_features
@@ -97,24 +104,26 @@ def _similarity(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
     patch = patch_at(args.at[0], args.at[1], (images[0].shape[-2], images[0].shape[-1]), grid)
     maps = [similarity_to_patch(features, found[0][:, patch[0], patch[1]]) for features in found]
     compared = map(ComparedImage, (path.name for path in args.images), images, maps)
-    return draw_similarity(list(compared), patch)
+    return draw_similarity(list(compared), patch, MapStyle(args.smooth, args.overlay))
 
 
 def _attention(model: RADIOModel, args: argparse.Namespace) -> Image.Image:
-    from radio.drawing.similarity import draw_class_attention, draw_patch_attention
+    from radio.drawing.similarity import MapStyle, draw_class_attention, draw_patch_attention
     from radio.images import load_image
     from radio.tasks.similarity import attention_maps, patch_at
 
-    name = args.images[0].name
+    name, style = args.images[0].name, MapStyle(args.smooth, args.overlay)
     pixels = load_image(args.images[0])
     resized = model.resize(pixels, args.size)
     grid = (resized.shape[-2] // model.patch_size, resized.shape[-1] // model.patch_size)
     patch = patch_at(args.at[0], args.at[1], (pixels.shape[-2], pixels.shape[-1]), grid) if args.at else None
     maps = attention_maps(model, resized, -1 if args.block is None else args.block, patch)
     if maps.patch is not None and patch is not None:
-        return draw_patch_attention(name, pixels, maps.patch, patch, maps.block)
+        return draw_patch_attention(name, pixels, maps.patch, patch, maps.block, style)
     teachers = dict(zip(model.config.summary_idxs, model.config.summary_names, strict=False))
-    return draw_class_attention(name, pixels, maps.prefix[: model.num_cls_tokens], teachers, maps.block)
+    return draw_class_attention(
+        name, pixels, maps.prefix[: model.num_cls_tokens], teachers, maps.block, style
+    )
 
 
 def _point(text: str) -> tuple[float, float]:

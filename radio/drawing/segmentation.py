@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from colorsys import hsv_to_rgb
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from radio.images import ImageInput, load_image
 
+SMALL_SHARE = 0.005
+"""Labels with less of an image share a line."""
+
 _LARGEST_LETTERS = 36
+_INK = (20, 20, 20)
+_FAINT = (110, 110, 110)
 LUMA = (0.299, 0.587, 0.114)
 """How much red, green and blue count for the gray of a picture (ITU-R BT.601)."""
 
@@ -24,7 +30,8 @@ def draw_segmentation(
     Args:
         image: The image that was segmented, as `radio.images.load_image` takes it.
         label: ``(H, W)`` int64 for the same height and width.
-        names: The labels' names; each gets its color, and its share of the pixels stands in the legend.
+        names: The labels' names; each gets its color, and its share of the pixels stands in the legend, largest first.
+            Labels of less than `SMALL_SHARE` share a line there.
         opacity: How much the colors cover the gray image, in [0, 1].
 
     Raises:
@@ -46,8 +53,7 @@ def draw_segmentation(
     mixed[borders(label)] = 255
     overlay = Image.frombytes("RGB", (width, height), mixed.round().byte().numpy().tobytes())
     shares = torch.bincount(label[~unlabeled], minlength=len(names)) / label.numel()
-    entries = [f"{name}  {share:.0%}" for name, share in zip(names, shares.tolist(), strict=True)]
-    return with_legend(overlay, entries)
+    return _below(overlay, _legend(width, _fold(names, shares.tolist()), len(names)))
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
@@ -70,31 +76,71 @@ def borders(label: Tensor) -> Tensor:
     return border
 
 
-def with_legend(picture: Image.Image, entries: Sequence[str]) -> Image.Image:
-    """A picture with its legend below: a line for each color of `palette`, in their order."""
-    legend = _legend(picture.width, entries)
+def with_legend(picture: Image.Image, names: Sequence[str]) -> Image.Image:
+    """A picture with its legend below: a name for each color of `palette`, in their order."""
+    entries = [(i, name, "") for i, name in enumerate(names)]
+    return _below(picture, _legend(picture.width, _Legend(entries, ""), len(names)))
+
+
+def _below(picture: Image.Image, legend: Image.Image) -> Image.Image:
     result = Image.new("RGB", (max(picture.width, legend.width), picture.height + legend.height), "white")
     result.paste(picture, (0, 0))
     result.paste(legend, (0, picture.height))
     return result
 
 
-def _legend(width: int, entries: Sequence[str]) -> Image.Image:
-    """Colored squares with words, in as many rows as they need; wider than asked if one entry is."""
+class _Legend(NamedTuple):
+    """What stands below a picture.
+
+    Attributes:
+        entries: Number, name and share (or an empty text) of the labels that get a square of their own.
+        small: All others, in words, or an empty text.
+    """
+
+    entries: list[tuple[int, str, str]]
+    small: str
+
+
+def _fold(names: Sequence[str], shares: Sequence[float]) -> _Legend:
+    """Labels by share; those that are hardly there share a line."""
+    ranked = sorted(range(len(names)), key=lambda i: -shares[i])
+    entries = [(i, names[i], f"{shares[i]:.0%}") for i in ranked if shares[i] >= SMALL_SHARE]
+    small = [names[i] for i in ranked if shares[i] < SMALL_SHARE]
+    return _Legend(entries, f"under {SMALL_SHARE:.1%} each: {', '.join(small)}" if small else "")
+
+
+def _legend(width: int, content: _Legend, labels: int) -> Image.Image:
+    """Colored squares with names and shares in columns of one width, in as many rows as they need; wider than asked if
+    one entry is. The last line, cut to the width, has the labels of hardly any share."""
     size = min(max(round(width / 40), 12), _LARGEST_LETTERS)
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.7)
-    places, left, top, widest = [], gap, gap, 0
-    for entry in entries:
-        length = round(size + gap + font.getlength(entry) + 2 * gap)
-        if left > gap and left + length > width:
-            left, top = gap, top + row
-        places.append((left, top))
-        left += length
-        widest = max(widest, left)
-    legend = Image.new("RGB", (max(width, widest + gap), top + row), "white")
+    entries, small = content
+    longest = max((font.getlength(name) for _, name, _ in entries), default=0)
+    number = font.getlength("100%") if any(share for _, _, share in entries) else 0
+    column = round(size + gap + longest + gap + number + 3 * gap)
+    columns = max((width - gap) // column, 1)
+    rows = -(-len(entries) // columns)
+    lines = rows + (1 if small else 0)
+    legend = Image.new("RGB", (max(width, column + gap), gap + lines * row), "white")
     canvas = ImageDraw.Draw(legend)
-    for entry, color, (x, y) in zip(entries, palette(len(entries)), places, strict=True):
-        canvas.rectangle((x, y, x + size, y + size), fill=color, outline=(90, 90, 90))
-        canvas.text((x + size + gap, y + size / 2), entry, fill=(20, 20, 20), font=font, anchor="lm")
+    colors = palette(labels)
+    for place, (label, name, share) in enumerate(entries):
+        x, y = gap + place % columns * column, gap + place // columns * row
+        canvas.rectangle((x, y, x + size, y + size), fill=colors[label], outline=(90, 90, 90))
+        canvas.text((x + size + gap, y + size / 2), name, fill=_INK, font=font, anchor="lm")
+        right = x + size + gap + longest + gap + number
+        canvas.text((right, y + size / 2), share, fill=_INK, font=font, anchor="rm")
+    if small:
+        shown = _cut(small, font, legend.width - 2 * gap)
+        canvas.text((gap, gap + rows * row + size / 2), shown, fill=_FAINT, font=font, anchor="lm")
     return legend
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """The text, with an ellipsis where it is wider than allowed."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."

@@ -37,6 +37,7 @@ def draw_video(
     adaptor_name: str | None = None,
     side_by_side: bool = False,
     show_outliers: bool = False,
+    smooth: bool = False,
     batch_size: int = 4,
     outputs: Outputs | None = None,
 ) -> int:
@@ -51,6 +52,7 @@ def draw_video(
         adaptor_name: The teacher's space; the backbone's own if None.
         side_by_side: Put the frame to the left of its features.
         show_outliers: Frame the patches of unusually high norm.
+        smooth: Blend neighboring patches.
         batch_size: Frames per forward pass.
         outputs: Of the run that it belongs to.
 
@@ -69,7 +71,7 @@ def draw_video(
             for frame, (features, _) in zip(batch, found, strict=True):
                 shown = _shown_size(frame.picture.size)
                 outliers = outlier_patches(features) if show_outliers else None
-                colors = feature_picture(fit.to_rgb(features), shown, outliers)
+                colors = feature_picture(fit.to_rgb(features), shown, outliers, smooth)
                 picture = _beside(frame.picture.resize(shown), colors) if side_by_side else colors
                 yield Frame(picture, frame.time)
 

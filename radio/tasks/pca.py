@@ -181,19 +181,25 @@ class PCAAccumulator:
         self._sample = torch.zeros(0, 0)
         self._keys = torch.zeros(0)
 
-    def add(self, features: Tensor) -> None:
+    def add(self, features: Tensor, where: Tensor | None = None) -> None:
         """Take the features of images of one size.
 
         Args:
             features: (C, h, w) or (B, C, h, w), floating point.
+            where: (h, w) or (B, h, w) bool, the patches that are taken, such as the foreground; all if None.
 
         Raises:
             ValueError: Another shape, another width than before, or values that are not finite.
         """
         if features.ndim not in (3, 4):
             raise ValueError(f"expected features (C, h, w) or (B, C, h, w), got {tuple(features.shape)}")
-        for image in features if features.ndim == 4 else features[None]:
-            self._add_image(image)
+        if where is None:
+            where = torch.ones(features.shape[:-3] + features.shape[-2:], dtype=torch.bool)
+        if where.shape != features.shape[:-3] + features.shape[-2:]:
+            raise ValueError(f"the mask is {tuple(where.shape)} but the features are {tuple(features.shape)}")
+        images, masks = (features, where) if features.ndim == 4 else (features[None], where[None])
+        for image, mask in zip(images, masks, strict=True):
+            self._add_image(image, mask.to(image.device))
 
     def fit(
         self, percentiles: tuple[float, float] = (1, 99), source: Mapping[str, str] | None = None
@@ -229,21 +235,24 @@ class PCAAccumulator:
             source=dict(source or {}),
         )
 
-    def _add_image(self, features: Tensor) -> None:
+    def _add_image(self, features: Tensor, where: Tensor) -> None:
         if not features.isfinite().all():
             raise ValueError("the features have values that are not finite")
         width = features.shape[0]
         if self._mean.numel() not in (0, width):
             raise ValueError(f"expected features of {self._mean.numel()} channels as before, got {width}")
-        patches = features.detach().flatten(1).T
+        taken = where.flatten()
         if self.exclude_outliers:
-            outliers = outlier_patches(features).flatten()
+            outliers = outlier_patches(features).flatten() & taken
             self.outliers += int(outliers.sum())
-            patches = patches[~outliers]
+            taken = taken & ~outliers
+        patches = features.detach().flatten(1).T[taken]
         if self._mean.numel() == 0:
             self._mean = torch.zeros(width, dtype=torch.float64)
             self._scatter = torch.zeros(width, width, dtype=torch.float64)
             self._sample = torch.zeros(0, width)
+        if not len(patches):
+            return
         patches = patches.float().cpu()
         self._update_moments(patches.double())
         self._update_sample(patches)

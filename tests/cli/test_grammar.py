@@ -17,6 +17,8 @@ RUN_A_MODEL = {
     "masks",
     "pca",
     "similar",
+    "match",
+    "propagate",
     "knn",
     "export",
     "probe train",
@@ -24,8 +26,19 @@ RUN_A_MODEL = {
     "evaluate stability",
 }
 USE_A_PROBE = {"probe predict", "probe evaluate"}
-READ_IMAGES = RUN_A_MODEL - {"export", "evaluate segmentation", "evaluate stability"}
-WRITE_FILES = {"extract", "features", "segment", "masks", "pca", "similar", "convert", "export"}
+READ_IMAGES = RUN_A_MODEL - {"export", "match", "propagate", "evaluate segmentation", "evaluate stability"}
+WRITE_FILES = {
+    "extract",
+    "features",
+    "segment",
+    "masks",
+    "pca",
+    "similar",
+    "match",
+    "propagate",
+    "convert",
+    "export",
+}
 
 SHARED = {
     "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
@@ -41,6 +54,7 @@ SHARED = {
         "extract",
         "features",
         "pca",
+        "propagate",
         "knn",
         "probe train",
         "probe evaluate",
@@ -51,6 +65,8 @@ SHARED = {
     "--refine": {"segment", "evaluate segmentation"},
     "--labels": {"zeroshot", "segment", "masks"},
     "--text-weights": {"zeroshot", "segment", "masks", "search", "evaluate segmentation"},
+    "--smooth": {"pca", "similar"},
+    "--foreground": {"pca", "match"},
 }
 """Which commands have which shared option."""
 
@@ -142,6 +158,16 @@ def test_convert_takes_its_folder_either_way(parsers):
         assert str(parsers["convert"].parse_args(words).output) == "out"
     with pytest.raises(SystemExit):
         parsers["convert"].parse_args(["x"])
+
+
+def test_a_model_need_not_be_named_where_one_can_be_taken(parsers):
+    optional = {
+        name for name, parser in parsers.items() if (o := _option(parser, "--model")) and not o.required
+    }
+    without = {"info", "convert", "export"}  # of whose two ways one is required
+    assert optional - without == {
+        "features", "extract", "pca", "similar", "match", "propagate", "zeroshot", "segment"
+    }  # fmt: skip
 
 
 def test_adaptors_are_repeated(parsers):

@@ -143,14 +143,28 @@ def test_picture_shows_the_colors_and_a_legend():
     assert draw_segmentation(photo, label, ["cat", "dog"], opacity=0.0).getpixel((20, 60)) == (100, 100, 100)
 
 
-def test_long_legends_wrap_into_rows():
-    label = torch.zeros(60, 300, dtype=torch.long)
+def test_long_legends_wrap_into_rows_of_aligned_columns():
+    label = torch.arange(12).repeat_interleave(25).expand(60, 300)
     photo = Image.new("RGB", (300, 60))
-    short = draw_segmentation(photo, label, ["a"])
-    assert (
-        draw_segmentation(photo, label, [f"label number {i}" for i in range(12)]).height > short.height + 50
-    )
+    short = draw_segmentation(photo, torch.zeros(60, 300, dtype=torch.long), ["a"])
+    long = draw_segmentation(photo, label, [f"label number {i}" for i in range(12)])
+    assert long.height > short.height + 50
+    legend = np.asarray(long.crop((0, 60, *long.size))).astype(int)
+    places = [np.argwhere((legend == color).all(axis=-1)).min(axis=0) for color in palette(12)]
+    assert len({int(column) for _, column in places}) < len({(int(y), int(x)) for y, x in places}) == 12
     assert len(set(palette(24))) == 24
+
+
+def test_labels_of_hardly_any_share_fold_into_one_line():
+    label = torch.zeros(100, 300, dtype=torch.long)
+    label[0, :3] = 1
+    photo = Image.new("RGB", (300, 100))
+    names = ["sky", *(f"label {i}" for i in range(30))]
+    picture = draw_segmentation(photo, label, names, opacity=1.0)
+    two_lines = draw_segmentation(photo, label, ["sky", "cat"])
+    assert picture.size == two_lines.size, "one line, cut to the width"
+    colors = {color for _, color in picture.crop((0, 100, *picture.size)).getcolors(2**16) or []}
+    assert palette(1)[0] in colors and palette(2)[1] not in colors
 
 
 def test_a_legend_cuts_no_name_off():
