@@ -164,8 +164,8 @@ def test_a_model_need_not_be_named_where_one_can_be_taken(parsers):
     optional = {
         name for name, parser in parsers.items() if (o := _option(parser, "--model")) and not o.required
     }
-    without = {"info", "convert", "export"}  # of whose two ways one is required
-    assert optional - without == {
+    others = {"info", "convert", "export", "evaluate", "search"}  # which have another way to name one
+    assert optional - others == {
         "features", "extract", "pca", "similar", "match", "propagate", "zeroshot", "segment"
     }  # fmt: skip
 
