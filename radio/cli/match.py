@@ -68,7 +68,9 @@ def run(args: argparse.Namespace) -> None:
     first, second = (
         spatial.features for spatial in spatial_features(model, images, args.size, one_adaptor(args), 1)
     )
-    masks = _foreground(first, second) if args.foreground else (None, None)
+    masks: tuple[Tensor | None, Tensor | None] = (None, None)
+    if args.foreground:
+        masks = _foreground(first, second)
     matches = best_buddies(first, second, *masks)
     grids = (first.shape[-2], first.shape[-1]), (second.shape[-2], second.shape[-1])
     shown = spread_out(matches, args.count, grids[0])

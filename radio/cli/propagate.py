@@ -22,6 +22,7 @@ from radio.cli.options import (
 from radio.files import Outputs
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from radio.data.video import Frame
@@ -106,7 +107,7 @@ def _labels(
 
     waiting: list[Frame] = []
 
-    def pictures() -> Iterator[object]:
+    def pictures() -> Iterator[Image.Image]:
         for frame in frames:
             if not waiting and mask.shape != (frame.picture.height, frame.picture.width):
                 raise ValueError(
@@ -116,7 +117,7 @@ def _labels(
             waiting.append(frame)
             yield frame.picture
 
-    features = spatial_features(model, pictures(), args.size, one_adaptor(args), args.batch_size)  # type: ignore[arg-type]
+    features = spatial_features(model, pictures(), args.size, one_adaptor(args), args.batch_size)
     shares = propagate_labels((spatial.features for spatial in features), mask, args.context, args.radius)
     for share in shares:
         frame = waiting.pop(0)
