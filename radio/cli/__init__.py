@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("similar", "radio.cli.similar", "show which patches are like a given one, or what it attends to"),
     ("match", "radio.cli.match", "show which patches of two photographs belong together"),
     ("propagate", "radio.cli.propagate", "carry a mask of a video's first frame through the video"),
+    ("view", "radio.cli.view", "open a local page that shows what a model sees in photographs"),
     ("knn", "radio.cli.knn", "classify images by their nearest neighbors among labeled ones"),
     ("probe", "radio.cli.probe", "train heads on frozen features, use them, and measure them"),
     ("train", "radio.cli.train", "distil teachers into a student, after a recipe"),

@@ -26,6 +26,7 @@ def add_model(
     also_positional: bool = False,
     optional: bool = False,
     default_help: str = "",
+    several: bool = False,
 ) -> None:
     """Add ``-m/--model``.
 
@@ -34,10 +35,18 @@ def add_model(
         also_positional: The model may stand without ``-m`` as well, where it is what the command is about.
         optional: The command calls `radio.cli.common.choose_model` where none is named.
         default_help: What is taken then, in words.
+        several: It may be repeated; the result is a list.
     """
     if not also_positional:
         shown = f"{_MODEL_HELP} (default: {default_help or _DEFAULT_MODEL})" if optional else _MODEL_HELP
-        parser.add_argument("-m", "--model", required=not optional, metavar="MODEL", help=shown)
+        parser.add_argument(
+            "-m",
+            "--model",
+            action="append" if several else "store",
+            required=not optional,
+            metavar="MODEL",
+            help=f"{shown}; may be repeated" if several else shown,
+        )
         return
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=_MODEL_HELP)

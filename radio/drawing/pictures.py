@@ -29,7 +29,7 @@ _DARK = 0.3
 """Brightness of a background that is not meant."""
 _ELONGATED = 2.0
 """How many times longer than wide an image is at most that is no strip. The panels of strips are larger."""
-_HEAT = (
+HEAT = (
     (22, 18, 60),
     (48, 52, 130),
     (30, 106, 150),
@@ -273,7 +273,7 @@ def color_scale(width: int, low: str, high: str, what: str, text: int = 14) -> I
 
 def _heat_colors(values: Tensor) -> Image.Image:
     """Values (h, w) as colors, 0 and 1 being the ends."""
-    anchors = np.array(_HEAT, dtype=np.float32)
+    anchors = np.array(HEAT, dtype=np.float32)
     position = values.clamp(0, 1).numpy()
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(position, places, anchors[:, channel]) for channel in range(3)]

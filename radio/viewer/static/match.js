@@ -1,0 +1,194 @@
+// Two photos: the best match of a patch in the other one, and the pairs that choose each other.
+
+import * as api from "./api.js";
+import { best, least, number, patchAt, patchBox, similarity, toBytes } from "./likeness.js";
+import { drawFrame, drawTile, heatTile, labelColor } from "./paint.js";
+import { Panel } from "./panel.js";
+
+const GAP = 0.02;
+const PAIRS = 24;
+
+export class Match {
+  constructor(app, root, other, mutual) {
+    this.app = app;
+    this.other = other;
+    this.mutual = mutual;
+    this.turn = 0;
+    this.at = null;
+    this.panel = new Panel("Match", "Two photos side by side, with a line from a patch to its best match", "72vh");
+    root.append(this.panel.element);
+    this.panel.onPoint((point) => this.#hover(point), (point) => this.#pick(point));
+    other.addEventListener("change", () => this.show());
+    mutual.addEventListener("change", () => this.show());
+  }
+
+  chooseModel() {}
+
+  async show() {
+    const turn = ++this.turn;
+    this.#fill();
+    const first = this.app.photo;
+    const second = this.app.photos.find((photo) => photo.id === this.other.value);
+    this.both = null;
+    if (!second) {
+      this.panel.explain("Add a second photo to see which parts of both are alike.");
+      return;
+    }
+    this.#layOut(first, second);
+    this.panel.name = `${first.stem}-${second.stem}-match-${this.app.size}`;
+    this.panel.show((context) => this.#draw(context));
+    this.panel.busy(true);
+    try {
+      const parameters = this.app.parameters();
+      const features = await Promise.all(
+        [first, second].map((photo) => api.features({ ...parameters, photo: photo.id })),
+      );
+      const pairs = this.mutual.checked ? await this.#pairs(parameters, second) : null;
+      if (turn !== this.turn) return;
+      this.both = { features, pairs };
+      this.app.measured(features[0]);
+      this.point();
+      this.panel.busy(false);
+    } catch (error) {
+      if (!(error instanceof api.Problem)) throw error;
+      if (turn === this.turn) this.panel.explain(error.message);
+    }
+  }
+
+  repaint() {
+    this.show();
+  }
+
+  /** The point has moved. */
+  point() {
+    if (!this.both) return;
+    const { features } = this.both;
+    const { side, point } = this.at ?? { side: 0, point: this.app.point() };
+    const from = features[side];
+    const to = features[1 - side];
+    const patch = patchAt(from, point);
+    const values = similarity(to, from, patch);
+    const match = best(values);
+    const score = values[match];
+    const back = best(similarity(from, to, match));
+    const low = least(values);
+    const tile = this.app.tile(heatTile, toBytes(values, low, score), to.rows, to.columns);
+    this.found = { side, from: patchBox(from, patch), to: patchBox(to, match), tile, back: back === patch };
+    this.panel.paint();
+    if (this.both.pairs) {
+      const { pairs, count } = this.both.pairs;
+      this.panel.say(`${pairs.length} of ${count} pairs of patches that are each other's best match`);
+    } else {
+      const mutual = back === patch ? "each is the other's best match" : "its own best match is another patch";
+      this.panel.say(number(low), "heat", number(score), `cosine of the best match · ${mutual}`);
+    }
+  }
+
+  #fill() {
+    const { photos, photo } = this.app;
+    const others = photos.filter((each) => each !== photo);
+    const before = this.other.value;
+    this.other.replaceChildren(...others.map((each) => new Option(each.name, each.id)));
+    if (others.some((each) => each.id === before)) this.other.value = before;
+  }
+
+  /** Both photos at one height. Places are in units of that height. */
+  #layOut(first, second) {
+    const [a, b] = [first, second].map((photo) => Math.min(Math.max(photo.width / photo.height, 0.2), 5));
+    this.width = a + GAP + b;
+    this.places = [
+      [0, a],
+      [a + GAP, b],
+    ];
+    this.pictures = [first.picture, second.picture];
+    this.found = null;
+    this.panel.setSize(this.width, 1);
+    const scale = Math.min(1.6, 1600 / this.panel.size[0]);
+    this.panel.size = this.panel.size.map((side) => Math.round(side * scale));
+    [this.panel.canvas.width, this.panel.canvas.height] = this.panel.size;
+  }
+
+  #draw(context) {
+    const height = context.canvas.height;
+    const areas = this.places.map(([left, width]) => [left * height, 0, width * height, height]);
+    areas.forEach((area, i) => context.drawImage(this.pictures[i], ...area));
+    if (!this.found || !this.both) return;
+    const part = ([x, y, w, h], [left, top, width, tall]) => [left + x * width, top + y * tall, w * width, h * tall];
+    if (this.both.pairs) {
+      const { features, pairs } = this.both;
+      pairs.pairs.forEach(([a, b], i) => {
+        const ends = [part(patchBox(features[0], a), areas[0]), part(patchBox(features[1], b), areas[1])];
+        joined(context, ends, labelColor(i), height / 300);
+      });
+      return;
+    }
+    const { side, from, to, tile } = this.found;
+    drawTile(context, tile, ...areas[1 - side], 0.82 - 0.6 * this.app.blend);
+    const ends = [part(from, areas[side]), part(to, areas[1 - side])];
+    joined(context, ends, "#fff", height / 220);
+    for (const end of ends) drawFrame(context, ...end);
+  }
+
+  async #pairs(parameters, second) {
+    const asked = new URLSearchParams(parameters);
+    asked.append("photo", second.id);
+    const { grids, pairs } = await api.map("matches", asked);
+    const [rows, columns] = grids[0];
+    const chosen = [];
+    const apart = (rows * columns) / (2.2 * PAIRS);
+    for (const pair of pairs) {
+      const place = (number) => [Math.floor(number / columns), number % columns];
+      const [row, column] = place(pair[0]);
+      const near = chosen.some((other) => {
+        const [r, c] = place(other[0]);
+        return (r - row) ** 2 + (c - column) ** 2 < apart;
+      });
+      if (!near) chosen.push(pair);
+      if (chosen.length === PAIRS) break;
+    }
+    return { pairs: chosen, count: pairs.length };
+  }
+
+  /** The side and the place in its photo of a point of the whole picture; null between both. */
+  #side(point) {
+    if (!point || !this.places) return null;
+    const x = point.x * this.width;
+    for (const [side, [left, width]] of this.places.entries()) {
+      if (x >= left && x < left + width) return { side, point: { x: (x - left) / width, y: point.y } };
+    }
+    return null;
+  }
+
+  #hover(point) {
+    this.at = this.#side(point) ?? this.kept ?? null;
+    this.point();
+  }
+
+  #pick(point) {
+    const at = this.#side(point);
+    if (!at) return;
+    this.kept = this.at = at;
+    if (at.side === 0) this.app.pick(at.point);
+    this.point();
+  }
+}
+
+/** A bent line between the centers of two boxes. */
+function joined(context, [[x, y, w, h], [u, v, s, t]], color, width) {
+  const [a, b, c, d] = [x + w / 2, y + h / 2, u + s / 2, v + t / 2];
+  const bend = Math.abs(c - a) * 0.12;
+  for (const [line, ink] of [[width + 2.5, "rgb(0 0 0 / .55)"], [width, color]]) {
+    context.beginPath();
+    context.moveTo(a, b);
+    context.quadraticCurveTo((a + c) / 2, (b + d) / 2 - bend, c, d);
+    context.lineWidth = line;
+    context.strokeStyle = ink;
+    context.stroke();
+    for (const [p, q] of [[a, b], [c, d]]) {
+      context.beginPath();
+      context.arc(p, q, line * 1.5, 0, 2 * Math.PI);
+      context.fillStyle = ink;
+      context.fill();
+    }
+  }
+}
