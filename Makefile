@@ -9,20 +9,26 @@ BIN := $(VENV)/bin
 PYTHON_LOWEST ?= python3.10
 LOWEST := $(VENV)-lowest
 
-.PHONY: demo test test-slow test-lowest lint clean
+.PHONY: demo view test test-slow test-lowest lint clean
 
 demo: $(VENV)/.installed-demo
 	VENV=$(VENV) bash examples/demo.sh
 
+# A page in your browser, until Ctrl-C. Other photographs or models: make view PHOTOS='a.jpg b.jpg' ARGS='-m radio_v2.5-l'
+PHOTOS ?= examples/images/astronaut.jpg examples/images/chelsea.jpg examples/images/coffee.jpg
+
+view: $(VENV)/.installed-view
+	$(BIN)/radio view $(PHOTOS) $(ARGS)
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
 # What takes long: before a release, and before a change to what these tests cover.
 test-slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
 # The suite without slow tests, with the versions of tests/lowest.txt. Left out is what needs newer packages or a newer Python:
-# types, benchmarks against peers, data sets, search, probes, export and quantization.
+# types, benchmarks against peers, data sets, search, probes, the viewer, export and quantization.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m "not slow" \
 		--ignore tests/test_docs_types.py --ignore tests/test_types.py --ignore tests/extraction \
@@ -30,7 +36,8 @@ test-lowest: $(LOWEST)/.installed
 		--ignore-glob 'tests/test_benchmark*' \
 		--ignore tests/test_export.py --ignore tests/test_quantization.py --ignore tests/test_docs_speed.py \
 		--ignore tests/tasks/probing --ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py \
-		--ignore tests/test_example_report.py --ignore tests/tasks/test_segmentation_evaluation.py
+		--ignore tests/test_example_report.py --ignore tests/tasks/test_segmentation_evaluation.py \
+		--ignore tests/viewer
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -49,10 +56,15 @@ $(VENV)/.installed-demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e '.[demo]'
 	touch $@
 
+$(VENV)/.installed-view: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing into $(VENV). The first time this takes some minutes.'
+	$(BIN)/python -m pip install --quiet -e '.[demo,view]'
+	touch $@
+
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing into $(VENV). The first time this takes some minutes.'
 	$(BIN)/python -m pip install --quiet -e '.[test]'
-	touch $@ $(VENV)/.installed-demo
+	touch $@ $(VENV)/.installed-demo $(VENV)/.installed-view
 
 $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@echo 'Installing into $(LOWEST). The first time this takes some minutes.'

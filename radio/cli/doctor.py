@@ -25,6 +25,8 @@ _EXTRAS = {
     "pyarrow": "extract",
     "ray": "ray",
     "lancedb": "search",
+    "starlette": "view",
+    "uvicorn": "view",
     "onnx": "export",
     "onnxruntime": "export",
     "torchao": "quantize",

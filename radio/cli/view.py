@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from radio.cli.common import find_images, load_chosen_model, print_skipped, show
+from radio.cli.common import choose_model, find_images, load_chosen_model, print_skipped, show
 from radio.cli.options import add_adaptor, add_execution, add_model, add_skip_unreadable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE", help="photographs to start with, or folders of them"
     )
-    add_model(parser, several=True)
+    add_model(parser, optional=True, several=True)
     add_adaptor(
         parser, "offer a teacher's space (clip, sam, ...) of the models that have it; may be repeated"
     )
@@ -95,9 +95,10 @@ def _models(args: argparse.Namespace) -> dict[str, RADIOModel]:
     """The models that were named, each with those of the adaptors that it has."""
     from radio.opening import open_checkpoint
 
+    names = args.model or [choose_model(args)]
     missing = set(args.adaptor)
     models = {}
-    for name in dict.fromkeys(args.model):
+    for name in dict.fromkeys(names):
         known = [adaptor.name for adaptor in open_checkpoint(name).config.adaptors] if args.adaptor else []
         chosen = [adaptor for adaptor in args.adaptor if adaptor in known]
         missing -= set(chosen)

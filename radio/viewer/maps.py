@@ -11,8 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radio.modeling.token_merging import TokenMerging
+from radio.tasks.foreground import foreground_mask
+from radio.tasks.matching import best_buddies, spread_out
 from radio.tasks.mode_switching import resample
-from radio.tasks.pca import PCAAccumulator
+from radio.tasks.pca import PCAAccumulator, PCAFit
+
+MOST_PAIRS = 24
+"""Pairs of patches that are drawn between two photographs."""
 
 
 def unit_halves(features: Tensor) -> bytes:
@@ -34,15 +39,12 @@ def colors(maps: Sequence[Tensor], only_foreground: bool = False) -> list[dict[s
     Returns:
         For each map its grid and ``rgb``, (h, w, 3) uint8.
     """
-    masks = [_foreground(each)[0] if only_foreground else None for each in maps]
-    accumulator = PCAAccumulator()
-    for each, mask in zip(maps, masks, strict=True):
-        accumulator.add(each if mask is None else each[:, mask][..., None])
-    fit = accumulator.fit()
-    painted = [
-        fit.to_rgb(each) if mask is None else fit.to_rgb(each) * mask
-        for each, mask in zip(maps, masks, strict=True)
-    ]
+    if not only_foreground:
+        fit = _fit(maps)
+        return [_packed("rgb", fit.to_rgb(each).permute(1, 2, 0)) for each in maps]
+    masks = [foreground_mask(_fit([each]), each) for each in maps]
+    fit = _fit([each[:, mask][..., None] for each, mask in zip(maps, masks, strict=True)])
+    painted = [fit.to_rgb(each) * mask for each, mask in zip(maps, masks, strict=True)]
     return [_packed("rgb", each.permute(1, 2, 0)) for each in painted]
 
 
@@ -52,7 +54,7 @@ def foreground(features: Tensor) -> dict[str, Any]:
     Returns:
         The grid, ``mask`` (255 is foreground) and ``share``: of the patches that are foreground.
     """
-    mask, _ = _foreground(features)
+    mask = foreground_mask(_fit([features]), features)
     return _packed("mask", mask.float()) | {"share": float(mask.float().mean())}
 
 
@@ -72,29 +74,24 @@ def matches(first: Tensor, second: Tensor) -> dict[str, Any]:
     """Patches of two maps (C, h, w) that are each other's most similar one.
 
     Returns:
-        The grids, and ``pairs``: the numbers of both patches in reading order and their cosine similarity, best first.
+        ``count``: all such pairs; ``pairs``: the best of them that lie apart, each with the numbers of both patches in
+        reading order and their cosine similarity.
     """
-    a, b = (F.normalize(each.flatten(1), dim=0) for each in (first, second))
-    similarity = a.T @ b
-    forth, back = similarity.argmax(dim=1), similarity.argmax(dim=0)
-    mutual = (back[forth] == torch.arange(len(forth))).nonzero().flatten()
-    best = similarity[mutual, forth[mutual]]
-    order = best.argsort(descending=True)
-    pairs = zip(mutual[order].tolist(), forth[mutual][order].tolist(), best[order].tolist(), strict=True)
-    return {
-        "grids": [list(each.shape[-2:]) for each in (first, second)],
-        "pairs": [list(pair) for pair in pairs],
-    }
+    found = best_buddies(first, second)
+    shown = spread_out(found, MOST_PAIRS, (first.shape[-2], first.shape[-1]))
+    numbers = [
+        (places * torch.tensor([each.shape[-1], 1])).sum(dim=1).tolist()
+        for places, each in ((shown.first, first), (shown.second, second))
+    ]
+    pairs = zip(*numbers, shown.similarity.tolist(), strict=True)
+    return {"count": len(found.similarity), "pairs": [list(pair) for pair in pairs]}
 
 
 def scaled(name: str, values: Tensor) -> dict[str, Any]:
     """Values (..., h, w) as bytes from their least to their largest, which are told."""
     low, high = float(values.min()), float(values.max())
-    return _packed(name, (values - low) / max(high - low, 1e-12)) | {
-        "grid": list(values.shape[-2:]),
-        "low": low,
-        "high": high,
-    }
+    content = _bytes((values - low) / max(high - low, 1e-12))
+    return {"grid": list(values.shape[-2:]), name: content, "low": low, "high": high}
 
 
 def merged(features: Tensor, keep: int) -> dict[str, Any]:
@@ -135,28 +132,11 @@ def likeness_over_sizes(maps: Sequence[Tensor]) -> list[float]:
     ]
 
 
-def _foreground(features: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask (h, w) bool and the first component (h, w), turned so that the picture's border is the ground."""
+def _fit(maps: Sequence[Tensor]) -> PCAFit:
     accumulator = PCAAccumulator()
-    accumulator.add(features)
-    component = accumulator.fit().project(features)[0]
-    border = torch.cat([component[0], component[-1], component[:, 0], component[:, -1]])
-    if border.mean() > component.mean():
-        component = -component
-    return component > _otsu(component.flatten()), component
-
-
-def _otsu(values: Tensor) -> float:
-    """The threshold that parts values into two groups that vary least (Otsu 1979)."""
-    ordered = values.double().sort().values
-    n = len(ordered)
-    below = torch.arange(1, n, dtype=torch.float64)
-    total = ordered.cumsum(0)
-    left = total[:-1] / below
-    right = (total[-1] - total[:-1]) / (n - below)
-    between = below * (n - below) * (left - right).square()
-    cut = int(between.argmax())
-    return float((ordered[cut] + ordered[cut + 1]) / 2)
+    for each in maps:
+        accumulator.add(each)
+    return accumulator.fit()
 
 
 def _packed(name: str, values: Tensor) -> dict[str, Any]:

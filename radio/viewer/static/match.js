@@ -6,7 +6,6 @@ import { drawFrame, drawTile, heatTile, labelColor } from "./paint.js";
 import { Panel } from "./panel.js";
 
 const GAP = 0.02;
-const PAIRS = 24;
 
 export class Match {
   constructor(app, root, other, mutual) {
@@ -77,7 +76,7 @@ export class Match {
     this.panel.paint();
     if (this.both.pairs) {
       const { pairs, count } = this.both.pairs;
-      this.panel.say(`${pairs.length} of ${count} pairs of patches that are each other's best match`);
+      this.panel.say(`${pairs.length} of the ${count} pairs of patches that are each other's best match`);
     } else {
       const mutual = back === patch ? "each is the other's best match" : "its own best match is another patch";
       this.panel.say(number(low), "heat", number(score), `cosine of the best match · ${mutual}`);
@@ -129,24 +128,10 @@ export class Match {
     for (const end of ends) drawFrame(context, ...end);
   }
 
-  async #pairs(parameters, second) {
+  #pairs(parameters, second) {
     const asked = new URLSearchParams(parameters);
     asked.append("photo", second.id);
-    const { grids, pairs } = await api.map("matches", asked);
-    const [rows, columns] = grids[0];
-    const chosen = [];
-    const apart = (rows * columns) / (2.2 * PAIRS);
-    for (const pair of pairs) {
-      const place = (number) => [Math.floor(number / columns), number % columns];
-      const [row, column] = place(pair[0]);
-      const near = chosen.some((other) => {
-        const [r, c] = place(other[0]);
-        return (r - row) ** 2 + (c - column) ** 2 < apart;
-      });
-      if (!near) chosen.push(pair);
-      if (chosen.length === PAIRS) break;
-    }
-    return { pairs: chosen, count: pairs.length };
+    return api.map("matches", asked);
   }
 
   /** The side and the place in its photo of a point of the whole picture; null between both. */

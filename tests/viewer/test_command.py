@@ -1,0 +1,80 @@
+"""``radio view`` as a process: its address, its end, its errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from radio.cli import main
+from radio.viewer.server import listen
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar"
+
+
+def test_the_page_is_served_and_ends_with_an_interrupt(photos: list[Path]) -> None:
+    command = [sys.executable, "-m", "radio", "view", str(photos[0]), "-m", str(TINY), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--no-browser", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        assert address, "the address is said as soon as the page can be opened"
+        with urllib.request.urlopen(address[0], timeout=30) as answer:
+            assert b"radio viewer" in answer.read()
+    finally:
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 0
+    assert errors.strip().splitlines()[-1] == "viewer: ended"
+    assert "Traceback" not in errors
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["view", "-m", str(TINY), "--port", str(port), "--no-browser"]) == 1
+    assert f"cannot listen on port {port}" in capsys.readouterr().err
+
+
+def test_the_default_port_gives_way() -> None:
+    with listen(None) as first, listen(None) as second:
+        assert first.getsockname()[0] == second.getsockname()[0] == "127.0.0.1"
+        assert first.getsockname()[1] != second.getsockname()[1]
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "x", "²"])
+def test_no_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["view", "-m", "x", "--port", port])
+    assert "port from 0 to 65535" in capsys.readouterr().err
+
+
+def test_what_cannot_be_shown_is_said_before_a_page_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    assert main(["view", str(bad), "-m", str(TINY), "--no-browser"]) == 1
+    assert "bad.jpg is not an image" in capsys.readouterr().err
+    assert main(["view", "-m", str(TINY), "--adaptor", "clip9", "--no-browser"]) == 1
+    assert "no model has the adaptor clip9" in capsys.readouterr().err
