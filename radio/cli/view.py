@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radio.cli.common import choose_model, find_images, load_chosen_model, print_skipped, show
-from radio.cli.options import add_adaptor, add_execution, add_model, add_skip_unreadable
+from radio.cli.options import add_adaptor, add_execution, add_json, add_model, add_skip_unreadable
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     page.add_argument("--no-browser", action="store_true", help="only print the page's address")
     add_skip_unreadable(parser)
+    add_json(parser)
     add_execution(parser)
 
 
@@ -64,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
     models = _models(args)
 
     def ready(address: str) -> None:
-        show(f"viewer: {address}   (Ctrl-C ends it)")
-        sys.stdout.flush()
+        line = f"viewer: {address}   (Ctrl-C ends it)"
+        print(json.dumps({"address": address}) if args.json else line, flush=True)
 
     try:
         serve(models, photos, args.port, ready, browser=not args.no_browser)

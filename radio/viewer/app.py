@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -27,6 +29,10 @@ LONGEST_LABEL = 80
 _LARGEST_JSON = 2**16
 _MOST_AT_ONCE = 8
 _LONGEST_MESSAGE = 600
+_LOOK_EVERY = 0.5
+"""Seconds."""
+
+T = TypeVar("T")
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -81,6 +87,7 @@ class Viewer:
             exception_handlers={
                 _Refused: _refuse,
                 SessionEnded: _session_ended,
+                ClientDisconnect: _nobody,
                 RadioError: _user_error,
                 ValueError: _user_error,
                 Exception: _failure,
@@ -139,7 +146,7 @@ class Viewer:
     async def features(self, request: Request) -> Response:
         """Unit vectors of all patches as float16; their number and width in the header ``Radio-Shape``."""
         source = self._source(request)
-        features = await self.worker.run(lambda: self.studio.features(source))
+        features = await self._compute(request, lambda: self.studio.features(source))
         height, width = features.shape[-2:]
         return Response(
             maps.unit_halves(features),
@@ -152,13 +159,14 @@ class Viewer:
         sources = self._sources(request)
         only_foreground = request.query_params.get("only") == "foreground"
         return await self._answer(
-            lambda: maps.colors([self.studio.features(source) for source in sources], only_foreground)
+            request,
+            lambda: maps.colors([self.studio.features(source) for source in sources], only_foreground),
         )
 
     async def foreground(self, request: Request) -> Response:
         """What stands out from the ground."""
         source = self._source(request)
-        return await self._answer(lambda: maps.foreground(self.studio.features(source)))
+        return await self._answer(request, lambda: maps.foreground(self.studio.features(source)))
 
     async def attention(self, request: Request) -> Response:
         """What a class token attends to, in every head of a block."""
@@ -166,20 +174,22 @@ class Viewer:
         described = self.studio.models[source.model].describe()
         block = _number(request, "block", described["blocks"])
         token = _number(request, "token", range(len(described["tokens"])))
-        return await self._answer(lambda: maps.heads(self.studio.attention(source, block)[token]))
+        return await self._answer(request, lambda: maps.heads(self.studio.attention(source, block)[token]))
 
     async def merged(self, request: Request) -> Response:
         """Which patches merge when so many tokens stay."""
         source = self._source(request)
         keep = _number(request, "keep", range(1, 2**20))
-        return await self._answer(lambda: maps.merged(self.studio.features(source), keep))
+        return await self._answer(request, lambda: maps.merged(self.studio.features(source), keep))
 
     async def matches(self, request: Request) -> Response:
         """Patches of two photographs that are each other's best match."""
         sources = self._sources(request)
         if len(sources) != 2:
             raise _Refused(422, "matches are between two photos")
-        return await self._answer(lambda: maps.matches(*(self.studio.features(each) for each in sources)))
+        return await self._answer(
+            request, lambda: maps.matches(*(self.studio.features(each) for each in sources))
+        )
 
     async def sizes(self, request: Request) -> Response:
         """A photograph at every size of the model's ladder: colors that share one PCA, and how alike they are."""
@@ -190,7 +200,7 @@ class Viewer:
             found = [self.studio.features(source._replace(size=size)) for size in ladder]
             return {"colors": maps.colors(found), "alike": maps.likeness_over_sizes(found)}
 
-        return await self._answer(compute)
+        return await self._answer(request, compute)
 
     async def words(self, request: Request) -> Response:
         """A photograph compared with labels."""
@@ -217,10 +227,19 @@ class Viewer:
                 "best": found.patches.argmax(dim=0).flatten().tolist(),
             }
 
-        return await self._answer(compute)
+        return await self._answer(request, compute)
 
-    async def _answer(self, compute: Callable[[], Any]) -> Response:
-        return JSONResponse(await self.worker.run(compute))
+    async def _answer(self, request: Request, compute: Callable[[], Any]) -> Response:
+        return JSONResponse(await self._compute(request, compute))
+
+    async def _compute(self, request: Request, compute: Callable[[], T]) -> T:
+        """What the worker's thread computes; given up if the page is closed while it waits for its turn."""
+        job = asyncio.ensure_future(self.worker.run(compute))
+        while not (await asyncio.wait({job}, timeout=_LOOK_EVERY))[0]:
+            if await request.is_disconnected():
+                job.cancel()
+                raise ClientDisconnect
+        return job.result()
 
     def _session(self, request: Request) -> Session:
         return self.sessions.get(request.headers.get("radio-session", ""))
@@ -306,8 +325,6 @@ async def _body(request: Request, most: int, what: str) -> bytes:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    import json
-
     try:
         asked = json.loads(await _body(request, _LARGEST_JSON, "the request"))
     except ValueError as error:
@@ -320,6 +337,11 @@ async def _json(request: Request) -> dict[str, Any]:
 def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, _Refused)
     return _problem(error.status, error.message)
+
+
+def _nobody(request: Request, error: Exception) -> Response:
+    """The answer that nobody waits for."""
+    return Response(status_code=204)
 
 
 def _session_ended(request: Request, error: Exception) -> Response:

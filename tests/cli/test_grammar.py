@@ -24,6 +24,7 @@ RUN_A_MODEL = {
     "probe train",
     "evaluate segmentation",
     "evaluate stability",
+    "view",
 }
 USE_A_PROBE = {"probe predict", "probe evaluate"}
 READ_IMAGES = RUN_A_MODEL - {"export", "match", "propagate", "evaluate segmentation", "evaluate stability"}
@@ -45,7 +46,7 @@ SHARED = {
     "--device": {"evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
     "--dtype": RUN_A_MODEL,
     "--vitdet-window-size": RUN_A_MODEL,
-    "--size": RUN_A_MODEL - {"masks"},
+    "--size": RUN_A_MODEL - {"masks", "view"},
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
     "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,
@@ -64,7 +65,7 @@ SHARED = {
     "--template": {"zeroshot", "segment", "masks", "evaluate segmentation"},
     "--refine": {"segment", "evaluate segmentation"},
     "--labels": {"zeroshot", "segment", "masks"},
-    "--text-weights": {"zeroshot", "segment", "masks", "search", "evaluate segmentation"},
+    "--text-weights": {"zeroshot", "segment", "masks", "search", "evaluate segmentation", "view"},
     "--smooth": {"pca", "similar"},
     "--foreground": {"pca", "match"},
 }
@@ -91,6 +92,8 @@ def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | Non
 def test_an_option_is_where_it_makes_sense_and_the_same_everywhere(name, parsers):
     found = {command: _option(parser, name) for command, parser in parsers.items()}
     assert {command for command, action in found.items() if action} == SHARED[name]
+    if name == "--model":
+        assert found.pop("view").nargs is None  # repeated: a page offers several models
     actions = [action for action in found.values() if action]
     first = actions[0]
     for action in actions[1:]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,8 @@ def test_this_computers_names_are_answered(client: TestClient, host: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "host", ["attacker.example", "127.0.0.1.attacker.example", "localhost.attacker.example:7234", "", "10.0.0.1"]
+    "host",
+    ["attacker.example", "127.0.0.1.attacker.example", "localhost.attacker.example:7234", "", "10.0.0.1"],
 )
 def test_a_foreign_name_that_points_here_is_refused(client: TestClient, host: str) -> None:
     for method, path in (("GET", "/"), ("POST", "/api/session")):
@@ -165,7 +168,10 @@ def test_a_tab_goes_on_with_its_session(client: TestClient, page: Page) -> None:
         (b"hello", "bad.jpg is not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "bad.jpg is not an image"),
         (picture()[:40], "bad.jpg"),
-        (struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, 99_999, 99_999, 1, 24, 0, 0, 0, 0, 0, 0), "million"),
+        (
+            struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, 99_999, 99_999, 1, 24, 0, 0, 0, 0, 0, 0),
+            "million",
+        ),
     ],
 )
 def test_a_bad_file_is_named_and_leaves_nothing(page: Page, content: bytes, message: str) -> None:
@@ -286,9 +292,7 @@ def test_words_in_the_space_of_an_adaptor_that_knows_them(page: Page) -> None:
         ("clip", [], "1 to 16 labels"),
         ("clip", "cat", "a list of words"),
     ):
-        refused = page.ask(
-            "POST", "/api/words", params=asked | {"adaptor": adaptor}, json={"labels": labels}
-        )
+        refused = page.ask("POST", "/api/words", params=asked | {"adaptor": adaptor}, json={"labels": labels})
         assert refused.status_code == 422 and message in refused.json()["error"]
     assert page.ask("POST", "/api/words", params=asked, content=b"{").status_code == 422
 
@@ -317,6 +321,30 @@ def test_the_features_of_a_pass_are_kept(page: Page, viewer: Viewer, monkeypatch
     kept = viewer.studio._cache.bytes
     page.ask("DELETE", f"/api/photos/{mine}")
     assert viewer.studio._cache.bytes < kept
+
+
+def test_one_pass_runs_at_a_time_and_the_page_is_answered_meanwhile(
+    page: Page, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, running, most, started, go = viewer.studio.features, [], [], threading.Event(), threading.Event()
+
+    def slow(source: Any) -> torch.Tensor:
+        running.append(1)
+        most.append(len(running))
+        started.set()
+        assert go.wait(30)
+        running.pop()
+        return compute(source)
+
+    monkeypatch.setattr(viewer.studio, "features", slow)
+    with ThreadPoolExecutor() as threads:
+        asked = [threads.submit(page.map, what) for what in ("features", "colors", "foreground")]
+        assert started.wait(30)
+        assert page.photos() and page.client.get("/").status_code == 200
+        assert not any(each.done() for each in asked)
+        go.set()
+        assert [each.result().status_code for each in asked] == [200, 200, 200]
+    assert most == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("name", "attends"), [("eradio", False), ("radio1d", False), ("v2_5", True)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,8 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from radio.cli import main
+from radio.cli import _parser, main
 from radio.viewer.server import listen
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +80,16 @@ def test_what_cannot_be_shown_is_said_before_a_page_opens(
     assert "bad.jpg is not an image" in capsys.readouterr().err
     assert main(["view", "-m", str(TINY), "--adaptor", "clip9", "--no-browser"]) == 1
     assert "no model has the adaptor clip9" in capsys.readouterr().err
+
+
+def test_the_page_of_documentation() -> None:
+    page = (ROOT / "docs" / "viewer.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("radio view ")]
+    assert [_parser(words).parse_args(words).model for words in commands] == [
+        ["c-radio_v3-b"],
+        ["radio_v2.5-b", "radio_v2.5-l"],
+    ]
+    picture = ROOT / "docs" / "images" / "viewer.jpg"
+    assert picture.stat().st_size < 350_000
+    with Image.open(picture) as image:
+        image.verify()

@@ -25,9 +25,13 @@ from radio.viewer.server import listen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver: apt-get install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.xdist_group("chromium"),
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None,
+        reason="needs chromium and chromedriver: apt-get install chromium-driver",
+    ),
+]
 
 PATIENCE = 60.0
 """Seconds. On a machine that is busy with other things everything takes its time."""
@@ -38,7 +42,9 @@ def address(tiny_model: RADIOModel[Any], photos: list[Path]) -> Iterator[str]:
     viewer = Viewer({"tiny": tiny_model}, [read_photo(path, path.name) for path in photos[1:]])
     with listen(0) as socket:
         server = uvicorn.Server(
-            uvicorn.Config(viewer.application(), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                viewer.application(), log_level="error", lifespan="off", timeout_graceful_shutdown=1
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
@@ -132,7 +138,9 @@ def page(browser: webdriver.Chrome, address: str) -> Iterator[Page]:
     page = Page(browser)
     page.settle()
     yield page
-    errors = [entry for entry in browser.get_log("browser") if "the server responded with" not in entry["message"]]
+    errors = [
+        entry for entry in browser.get_log("browser") if "the server responded with" not in entry["message"]
+    ]
     browser.close()
     browser.switch_to.window(browser.window_handles[0])
     assert not errors
@@ -184,7 +192,9 @@ def test_photos_are_added_and_bad_ones_named(page: Page, photos: list[Path], tmp
     assert page.words("Photo").startswith(photos[0].name), "the new photo is shown"
     page.browser.refresh()
     page.settle()
-    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#photos li")) == count + 1, "the tab keeps its photos"
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#photos li")) == count + 1, (
+        "the tab keeps its photos"
+    )
     removal = page.find(f"[aria-label='Remove {photos[0].name}']")
     page.run("arguments[0].click()", removal)
     page.until(lambda: photos[0].name not in page.words("Photo"), "it is still there")
@@ -198,7 +208,9 @@ def test_another_tab_sees_nothing_of_it(page: Page, address: str, photos: list[P
     page.browser.switch_to.new_window("tab")
     page.browser.get(address)
     page.settle()
-    names = [image.get_attribute("alt") for image in page.browser.find_elements(By.CSS_SELECTOR, "#photos img")]
+    names = [
+        image.get_attribute("alt") for image in page.browser.find_elements(By.CSS_SELECTOR, "#photos img")
+    ]
     assert len(names) == count and photos[0].name not in names
     page.browser.close()
     page.browser.switch_to.window(mine)
@@ -250,7 +262,11 @@ def test_words(page: Page) -> None:
     page.tab("words")
     page.find("#labels").send_keys("cat, cup, table", Keys.ENTER)
     page.until(lambda: page.text("#shares"), "no shares")
-    assert {word for word in ("cat", "cup", "table") if word in page.text("#shares")} == {"cat", "cup", "table"}
+    assert {word for word in ("cat", "cup", "table") if word in page.text("#shares")} == {
+        "cat",
+        "cup",
+        "table",
+    }
     labeled = page.pixels("Labels")
     page.find("#shares button").click()
     page.until(lambda: page.pixels("Labels") != labeled, "not where the label is")

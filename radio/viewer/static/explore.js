@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { best, least, number, patchAt, patchBox, similarity, toBytes } from "./likeness.js";
-import { cellColors, colorTile, drawTile, fromBase64, heatTile, shadeTile } from "./paint.js";
+import { cellColors, colorTile, drawTile, fromBase64, shadeTile } from "./paint.js";
 import { element, Panel } from "./panel.js";
 
 export class Explore {
@@ -101,7 +101,7 @@ export class Explore {
     const patch = patchAt(features, this.app.point());
     const values = similarity(features, features, patch);
     const low = least(values);
-    const tile = this.app.tile(heatTile, toBytes(values, low), features.rows, features.columns);
+    const tile = this.app.heat(toBytes(values, low), features.rows, features.columns);
     this.alike.show(this.#over(tile));
     this.alike.say(number(low), "heat", "1", `cosine with row ${Math.floor(patch / features.columns) + 1}, column ${(patch % features.columns) + 1}`);
     const box = patchBox(features, patch);
@@ -153,7 +153,7 @@ export class Explore {
         this.head.hidden = this.headCount < 2;
       }
       const head = Number(this.head.value || 0);
-      const tile = this.app.tile(heatTile, fromBase64(found.maps[head]), ...found.grid);
+      const tile = this.app.heat(fromBase64(found.maps[head]), ...found.grid);
       this.attention.show(this.#over(tile));
       const which = head ? `head ${head - 1}` : `the mean of ${this.headCount} heads`;
       this.attention.say("0", "heat", found.largest[head].toPrecision(2), `${model.tokens[this.token.value]}, ${which}`);
@@ -172,8 +172,9 @@ export class Explore {
       const colors = meanColors(cellColors(picture, rows, columns), found.token, found.count);
       const tile = this.app.plain(colorTile, colors, rows, columns);
       this.members = found;
+      const mosaic = this.#over(tile);
       this.merged.show((context, width, height) => {
-        drawTile(context, tile, 0, 0, width, height);
+        mosaic(context, width, height);
         this.#borders(context, found, width, height);
       });
       const words = `${found.count} of ${all} tokens · error ${(100 * found.error).toFixed(1)} %, cosine ${found.cosine.toFixed(3)}`;
@@ -185,31 +186,34 @@ export class Explore {
   /** Lines between tokens, and the token at the point with the others darkened. */
   #borders(context, { grid: [rows, columns], token }, width, height) {
     const cell = [width / columns, height / rows];
-    if (this.app.over === this.merged) {
-      const chosen = token[patchAt({ rows, columns }, this.app.point())];
+    const chosen = this.app.over === this.merged ? token[patchAt({ rows, columns }, this.app.point())] : null;
+    if (chosen !== null) {
       context.fillStyle = "rgb(8 9 14 / .66)";
       token.forEach((number, i) => {
         if (number !== chosen) context.fillRect((i % columns) * cell[0], Math.floor(i / columns) * cell[1], cell[0] + 0.5, cell[1] + 0.5);
       });
     }
-    context.beginPath();
+    const lines = { all: new Path2D(), chosen: new Path2D() };
+    const line = (one, other, from, to) => {
+      if (one === other) return;
+      const path = one === chosen || other === chosen ? lines.chosen : lines.all;
+      path.moveTo(...from);
+      path.lineTo(...to);
+    };
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
-        const here = token[row * columns + column];
+        const at = row * columns + column;
         const [x, y] = [(column + 1) * cell[0], (row + 1) * cell[1]];
-        if (column + 1 < columns && token[row * columns + column + 1] !== here) {
-          context.moveTo(x, y - cell[1]);
-          context.lineTo(x, y);
-        }
-        if (row + 1 < rows && token[(row + 1) * columns + column] !== here) {
-          context.moveTo(x - cell[0], y);
-          context.lineTo(x, y);
-        }
+        if (column + 1 < columns) line(token[at], token[at + 1], [x, y - cell[1]], [x, y]);
+        if (row + 1 < rows) line(token[at], token[at + columns], [x - cell[0], y], [x, y]);
       }
     }
     context.lineWidth = Math.max(1, Math.min(...cell) / 14);
-    context.strokeStyle = "rgb(255 255 255 / .55)";
-    context.stroke();
+    context.strokeStyle = "rgb(255 255 255 / .5)";
+    context.stroke(lines.all);
+    context.lineWidth = chosen === null ? context.lineWidth : Math.max(2.5, Math.min(...cell) / 6);
+    context.strokeStyle = chosen === null ? context.strokeStyle : "#ffe14d";
+    context.stroke(lines.chosen);
   }
 
   #over(tile) {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { best, least, number, patchAt, patchBox, similarity, toBytes } from "./likeness.js";
-import { drawFrame, drawTile, heatTile, labelColor } from "./paint.js";
+import { drawFrame, drawTile, labelColor } from "./paint.js";
 import { Panel } from "./panel.js";
 
 const GAP = 0.02;
@@ -71,7 +71,7 @@ export class Match {
     const score = values[match];
     const back = best(similarity(from, to, match));
     const low = least(values);
-    const tile = this.app.tile(heatTile, toBytes(values, low, score), to.rows, to.columns);
+    const tile = this.app.heat(toBytes(values, low, score), to.rows, to.columns, 0.6);
     this.found = { side, from: patchBox(from, patch), to: patchBox(to, match), tile, back: back === patch };
     this.panel.paint();
     if (this.both.pairs) {
@@ -122,7 +122,7 @@ export class Match {
       return;
     }
     const { side, from, to, tile } = this.found;
-    drawTile(context, tile, ...areas[1 - side], 0.82 - 0.6 * this.app.blend);
+    drawTile(context, tile, ...areas[1 - side], 0.92 - 0.6 * this.app.blend);
     const ends = [part(from, areas[side]), part(to, areas[1 - side])];
     joined(context, ends, "#fff", height / 220);
     for (const end of ends) drawFrame(context, ...end);

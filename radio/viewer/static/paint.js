@@ -16,16 +16,17 @@ export function setHeat(anchors) {
 
 export const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-/** A map of values in 0…255 in the colors of heat. */
-export function heatTile(values, rows, columns, smooth) {
+/** A map of values in 0…255 in the colors of heat; with fading, low values let through what is behind. */
+export function heatTile(values, rows, columns, smooth, fading = 0) {
   const [v, r, c] = smooth ? enlarged(values, rows, columns, 1) : [values, rows, columns];
   return tile(r, c, (out) => {
     for (let i = 0; i < r * c; i++) {
-      const color = 3 * Math.max(0, Math.min(255, Math.round(v[i])));
+      const value = Math.max(0, Math.min(255, Math.round(v[i])));
+      const color = 3 * value;
       out[4 * i] = heat[color];
       out[4 * i + 1] = heat[color + 1];
       out[4 * i + 2] = heat[color + 2];
-      out[4 * i + 3] = 255;
+      out[4 * i + 3] = 255 - fading * (255 - value);
     }
   });
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { least, patchAt, patchBox, similarity, toBytes } from "./likeness.js";
-import { colorTile, drawTile, fromBase64, heatTile } from "./paint.js";
+import { colorTile, drawTile, fromBase64 } from "./paint.js";
 import { Panel } from "./panel.js";
 
 export class Sizes {
@@ -86,7 +86,7 @@ export class Sizes {
       const features = this.features[i];
       const { rgb, grid } = this.colors.colors[i];
       const tile = similar
-        ? this.app.tile(heatTile, toBytes(maps[i].values, low), features.rows, features.columns)
+        ? this.app.heat(toBytes(maps[i].values, low), features.rows, features.columns)
         : this.app.tile(colorTile, fromBase64(rgb), ...grid);
       const alpha = 1 - this.app.blend;
       const { picture } = this.app.photo;

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Explore } from "./explore.js";
 import { Match } from "./match.js";
-import { setHeat } from "./paint.js";
+import { heatTile, setHeat } from "./paint.js";
 import { element } from "./panel.js";
 import { Sizes } from "./sizes.js";
 import { Words } from "./words.js";
@@ -68,10 +68,15 @@ class App {
   }
 
   /** A tile in the style that is chosen: patches as squares, or smooth. */
-  tile(make, values, rows, columns) {
-    const made = make(values, rows, columns, this.smooth);
+  tile(make, values, rows, columns, ...more) {
+    const made = make(values, rows, columns, this.smooth, ...more);
     made.smooth = this.smooth;
     return made;
+  }
+
+  /** A tile of heat: the more the photo shows behind maps, the more low values let it through. */
+  heat(values, rows, columns, fading = Math.min(2 * this.blend, 1)) {
+    return this.tile(heatTile, values, rows, columns, fading);
   }
 
   /** A tile whose patches are squares. */

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { number } from "./likeness.js";
-import { drawTile, fromBase64, heatTile, labelColor } from "./paint.js";
+import { drawTile, fromBase64, labelColor } from "./paint.js";
 import { element, Panel } from "./panel.js";
 
 export class Words {
@@ -105,7 +105,7 @@ export class Words {
     const size = rows * columns;
     if (this.chosen !== null) {
       const values = maps.subarray(this.chosen * size, (this.chosen + 1) * size);
-      const tile = this.app.tile(heatTile, values, rows, columns);
+      const tile = this.app.heat(values, rows, columns, 0.6);
       this.panel.show((context, width, height) => {
         context.drawImage(picture, 0, 0, width, height);
         drawTile(context, tile, 0, 0, width, height, 0.85 - 0.6 * this.app.blend);
