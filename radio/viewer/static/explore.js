@@ -5,6 +5,8 @@ import { best, least, number, patchAt, patchBox, similarity, toBytes } from "./l
 import { cellColors, colorTile, drawTile, fromBase64, shadeTile } from "./paint.js";
 import { element, Panel } from "./panel.js";
 
+const NEAR = 4;
+
 export class Explore {
   constructor(app, root) {
     this.app = app;
@@ -41,10 +43,7 @@ export class Explore {
     for (const panel of this.panels) {
       panel.onPoint((point) => app.hover(point, panel), (point) => app.pick(point));
     }
-    const canvas = this.photo.canvas;
-    canvas.tabIndex = 0;
-    canvas.setAttribute("role", "application");
-    canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.photo.onArrows((across, down) => app.step(across, down));
   }
 
   #select(panel, label) {
@@ -94,21 +93,27 @@ export class Explore {
     this.#show(this.attention, () => this.#attention());
   }
 
-  /** The point has moved. */
+  /** The grid that arrow keys step on. */
+  get grid() {
+    return this.features;
+  }
+
+  /** The point has moved: show it, and say it in words. */
   point() {
     const { features } = this;
-    if (!features) return;
+    if (!features) return "";
     const patch = patchAt(features, this.app.point());
     const values = similarity(features, features, patch);
     const low = least(values);
     const tile = this.app.heat(toBytes(values, low), features.rows, features.columns);
     this.alike.show(this.#over(tile));
-    this.alike.say(number(low), "heat", "1", `cosine with row ${Math.floor(patch / features.columns) + 1}, column ${(patch % features.columns) + 1}`);
     const box = patchBox(features, patch);
     for (const panel of this.panels) panel.mark(box);
     if (this.members) this.merged.paint();
-    values[patch] = -1;
-    return { patch, values, next: best(values) };
+    const place = (i) => `row ${Math.floor(i / features.columns) + 1}, column ${(i % features.columns) + 1}`;
+    this.alike.say(number(low), "heat", "1", `cosine with ${place(patch)}`);
+    const next = best(elsewhere(values, patch, features.columns));
+    return `${place(patch)} · most alike elsewhere: ${place(next)}, ${number(values[next])}`;
   }
 
   repaint() {
@@ -246,17 +251,13 @@ export class Explore {
       if (turn === this.turn) panel.explain(error.message);
     }
   }
+}
 
-  #key(event) {
-    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    if (!(event.key in steps) || !this.features) return;
-    event.preventDefault();
-    const [across, down] = steps[event.key].map((step) => step * (event.shiftKey ? 5 : 1));
-    const { rows, columns } = this.features;
-    const moved = (part, step, count) => (Math.min(Math.max(Math.floor(part * count) + step, 0), count - 1) + 0.5) / count;
-    const { x, y } = this.app.point();
-    this.app.pick({ x: moved(x, across, columns), y: moved(y, down, rows) });
-  }
+/** Similarities without those of a patch's surroundings, which are alike in any photo. */
+function elsewhere(values, patch, columns) {
+  const [row, column] = [Math.floor(patch / columns), patch % columns];
+  const near = (i) => Math.abs(Math.floor(i / columns) - row) <= NEAR && Math.abs((i % columns) - column) <= NEAR;
+  return values.map((value, i) => (near(i) ? -2 : value));
 }
 
 /** Every patch in the mean color of its token. */

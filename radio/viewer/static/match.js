@@ -17,6 +17,10 @@ export class Match {
     this.panel = new Panel("Match", "Two photos side by side, with a line from a patch to its best match", "72vh");
     root.append(this.panel.element);
     this.panel.onPoint((point) => this.#hover(point), (point) => this.#pick(point));
+    this.panel.onArrows((across, down) => {
+      this.kept = this.at = null;
+      app.step(across, down);
+    });
     other.addEventListener("change", () => this.show());
     mutual.addEventListener("change", () => this.show());
   }
@@ -58,9 +62,14 @@ export class Match {
     this.show();
   }
 
-  /** The point has moved. */
+  /** The grid that arrow keys step on. */
+  get grid() {
+    return this.both?.features[0];
+  }
+
+  /** The point has moved: show it, and say it in words. */
   point() {
-    if (!this.both) return;
+    if (!this.both) return "";
     const { features } = this.both;
     const { side, point } = this.at ?? { side: 0, point: this.app.point() };
     const from = features[side];
@@ -77,10 +86,11 @@ export class Match {
     if (this.both.pairs) {
       const { pairs, count } = this.both.pairs;
       this.panel.say(`${pairs.length} of the ${count} pairs of patches that are each other's best match`);
-    } else {
-      const mutual = back === patch ? "each is the other's best match" : "its own best match is another patch";
-      this.panel.say(number(low), "heat", number(score), `cosine of the best match · ${mutual}`);
+      return "";
     }
+    const mutual = back === patch ? "each is the other's best match" : "its own best match is another patch";
+    this.panel.say(number(low), "heat", number(score), `cosine of the best match · ${mutual}`);
+    return `best match: ${number(score)} · ${mutual}`;
   }
 
   #fill() {
@@ -154,7 +164,7 @@ export class Match {
     if (!at) return;
     this.kept = this.at = at;
     if (at.side === 0) this.app.pick(at.point);
-    this.point();
+    else this.app.progress(this.point());
   }
 }
 

@@ -134,6 +134,18 @@ export class Panel {
     this.canvas.addEventListener("click", (event) => picked(place(event)));
   }
 
+  /** Let arrow keys on the picture be steps across and down; with Shift five at a time. */
+  onArrows(moved) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "application");
+    this.canvas.addEventListener("keydown", (event) => {
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      moved(...steps[event.key].map((step) => step * (event.shiftKey ? 5 : 1)));
+    });
+  }
+
   save() {
     const canvas = new OffscreenCanvas(...this.size);
     const context = this.#paintOn(canvas);

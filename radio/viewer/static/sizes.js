@@ -15,6 +15,7 @@ export class Sizes {
     this.features = [];
     this.photo = new Panel("Photo", "The photo");
     this.photo.onPoint((point) => app.hover(point, this.photo), (point) => app.pick(point));
+    this.photo.onArrows((across, down) => app.step(across, down));
     for (const choice of choices) choice.addEventListener("change", () => this.#paint());
   }
 
@@ -67,8 +68,14 @@ export class Sizes {
     if (this.colors) this.#paint();
   }
 
+  /** The grid that arrow keys step on. */
+  get grid() {
+    return this.features.at(-1);
+  }
+
   point() {
     if (this.#shows === "similarity") this.#paint();
+    return "";
   }
 
   get #shows() {

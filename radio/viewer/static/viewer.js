@@ -59,12 +59,16 @@ class App {
   pick(point) {
     this.#picked = point;
     this.#hovered = null;
-    const found = this.views[this.view].point();
-    if (found) {
-      const { columns } = this.views.explore.features;
-      const place = (patch) => `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
-      this.progress(`${place(found.patch)} · most alike: ${place(found.next)}, ${found.values[found.next].toFixed(2)}`);
-    }
+    this.progress(this.views[this.view].point());
+  }
+
+  /** Move the point by patches. */
+  step(across, down) {
+    const { grid } = this.views[this.view];
+    if (!grid) return;
+    const moved = (part, by, count) => (Math.min(Math.max(Math.floor(part * count) + by, 0), count - 1) + 0.5) / count;
+    const { x, y } = this.point();
+    this.pick({ x: moved(x, across, grid.columns), y: moved(y, down, grid.rows) });
   }
 
   /** A tile in the style that is chosen: patches as squares, or smooth. */

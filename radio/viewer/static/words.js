@@ -62,7 +62,9 @@ export class Words {
     }
   }
 
-  point() {}
+  point() {
+    return "";
+  }
 
   repaint() {
     if (this.found) this.#paint();
