@@ -33,6 +33,7 @@ export class Match {
     const first = this.app.photo;
     const second = this.app.photos.find((photo) => photo.id === this.other.value);
     this.both = null;
+    this.other.closest(".toolbar").hidden = !second;
     if (!second) {
       this.panel.explain("Add a second photo to see which parts of both are alike.");
       return;

@@ -28,9 +28,10 @@ export class Words {
     const can = text.length > 0;
     for (const part of [this.form, this.panel.element, this.shares]) part.hidden = !can;
     this.missing.hidden = can;
-    this.missing.textContent =
-      `Words need a teacher that knows them, and ${name} was opened without one. ` +
-      "Start the viewer with such an adaptor, for example: radio view --model c-radio_v3-b --adaptor siglip2-g";
+    this.missing.replaceChildren(
+      `Words need a teacher that knows them, and ${name} was opened without one. Start the viewer with such an adaptor:`,
+      element("code", { textContent: "radio view --model c-radio_v3-b --adaptor siglip2-g" }),
+    );
   }
 
   async show() {
