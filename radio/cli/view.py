@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,10 +70,12 @@ def run(args: argparse.Namespace) -> None:
         line = f"viewer: {address}   (Ctrl-C ends it)"
         print(json.dumps({"address": address}) if args.json else line, flush=True)
 
-    try:
-        serve(models, photos, args.port, ready, browser=not args.no_browser)
-    except KeyboardInterrupt:
-        show("viewer: ended", sys.stderr)
+    idle = serve(models, photos, args.port, ready, browser=not args.no_browser)
+    show("viewer: ended", sys.stderr)
+    if not idle:  # Python would wait for the end of the pass, or abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _photos(args: argparse.Namespace) -> list[Photo]:
@@ -101,12 +104,13 @@ def _models(args: argparse.Namespace) -> dict[str, RADIOModel]:
     missing = set(args.adaptor)
     models = {}
     for name in dict.fromkeys(names):
-        known = [adaptor.name for adaptor in open_checkpoint(name).config.adaptors] if args.adaptor else []
-        chosen = [adaptor for adaptor in args.adaptor if adaptor in known]
+        has = {each.name: each for each in open_checkpoint(name).config.adaptors} if args.adaptor else {}
+        chosen = [adaptor for adaptor in args.adaptor if adaptor in has]
         missing -= set(chosen)
+        with_text = any(has[adaptor].has_text for adaptor in chosen)
         one = argparse.Namespace(**{**vars(args), "model": name})
         models[name] = load_chosen_model(
-            one, adaptors=chosen, text_weights=args.text_weights if chosen else None
+            one, adaptors=chosen, text_weights=args.text_weights if with_text else None
         )
     if missing:
         raise ValueError(

@@ -29,7 +29,7 @@ LONGEST_LABEL = 80
 _LARGEST_JSON = 2**16
 _MOST_AT_ONCE = 8
 _LONGEST_MESSAGE = 600
-_LOOK_EVERY = 0.5
+_LOOK_EVERY = 0.25
 """Seconds."""
 
 T = TypeVar("T")
@@ -57,9 +57,13 @@ class Viewer:
     Args:
         models: By name, in the order in which the page offers them.
         photos: Those that every page starts with.
+
+    Attributes:
+        ending: Whether the server is about to end, so that nothing is waited for any more.
     """
 
     def __init__(self, models: Mapping[str, RADIOModel[Any]], photos: Sequence[Photo] = ()) -> None:
+        self.ending: Callable[[], bool] = lambda: False
         self.studio = Studio(models)
         self.sessions = Sessions(photos)
         self.worker = Worker()
@@ -125,7 +129,7 @@ class Viewer:
         session.check_room()
         name = request.query_params.get("name", "photo")
         content = await _body(request, MAX_UPLOAD, "the photo")
-        photo = await self.worker.run(lambda: read_photo(content, name))
+        photo = await self._compute(request, lambda: read_photo(content, name))
         session.add(photo)
         return JSONResponse(_described(session, photo), status_code=201)
 
@@ -236,6 +240,9 @@ class Viewer:
         """What the worker's thread computes; given up if the page is closed while it waits for its turn."""
         job = asyncio.ensure_future(self.worker.run(compute))
         while not (await asyncio.wait({job}, timeout=_LOOK_EVERY))[0]:
+            if self.ending():
+                job.cancel()
+                raise _Refused(503, "the viewer has ended")
             if await request.is_disconnected():
                 job.cancel()
                 raise ClientDisconnect

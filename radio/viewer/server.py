@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from radio.model import RADIOModel
@@ -16,6 +17,9 @@ DEFAULT_PORT = 7234
 """RADI on the keys of a telephone."""
 
 _SECONDS_TO_FINISH = 1
+_PATIENCE = 2.0
+"""Seconds."""
+
 _WAITING = 64
 
 
@@ -66,8 +70,8 @@ def serve(
     port: int | None,
     ready: Callable[[str], None],
     browser: bool = True,
-) -> None:
-    """Serve the page until the process is asked to end.
+) -> bool:
+    """Serve the page until the user interrupts it.
 
     Args:
         models: By name, in the order in which the page offers them.
@@ -76,19 +80,22 @@ def serve(
         ready: Called with the page's address when it can be opened.
         browser: Open the page in the user's browser.
 
+    Returns:
+        Whether nothing is computed any more. A thread in the middle of a pass cannot be ended.
+
     Raises:
         MissingExtraError: The extra ``view`` is not installed.
         OSError: The port is taken.
-        KeyboardInterrupt: The user ended it.
     """
     check_extra()
     import uvicorn
 
     from radio.viewer.app import Viewer
 
-    with listen(port) as server:
+    with listen(port) as place:
+        viewer = Viewer(models, photos)
         config = uvicorn.Config(
-            Viewer(models, photos).application(),
+            viewer.application(),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -97,8 +104,12 @@ def serve(
             ws="none",
             timeout_graceful_shutdown=_SECONDS_TO_FINISH,
         )
-        address = f"http://{HOST}:{server.getsockname()[1]}/"
+        server = uvicorn.Server(config)
+        viewer.ending = lambda: server.should_exit
+        address = f"http://{HOST}:{place.getsockname()[1]}/"
         ready(address)
         if browser:
             webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[server])
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[place])
+        return viewer.worker.close(_PATIENCE)

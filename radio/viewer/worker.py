@@ -6,20 +6,21 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class Worker:
-    """A thread that computes, in the order in which it is asked.
-
-    It is a daemon: the process may end in the middle of a pass.
-    """
+    """A thread that computes, in the order in which it is asked."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="radio-viewer", daemon=True).start()
+        self._open = True
+        self._thread = threading.Thread(target=self._work, name="radio-viewer", daemon=True)
+        self._thread.start()
 
     async def run(self, compute: Callable[[], T]) -> T:
         """The result of a function that the thread calls. One that nobody waits for any more is not called."""
@@ -30,19 +31,41 @@ class Worker:
             if future.cancelled():
                 return
             try:
-                settle = future.set_result, compute()
+                result = compute()
             except Exception as error:  # belongs to whoever waits
-                settle = future.set_exception, error
-            loop.call_soon_threadsafe(_settle, future, *settle)
+                settle = partial(_fail, future, error)
+            else:
+                settle = partial(_finish, future, result)
+            with suppress(RuntimeError):  # the server ended meanwhile
+                loop.call_soon_threadsafe(settle)
 
         self._jobs.put(job)
         return await future
 
+    def close(self, patience: float) -> bool:
+        """End the thread when it is done with what it computes now; what waits is given up.
+
+        Args:
+            patience: How long to wait for that, in seconds.
+
+        Returns:
+            Whether it has ended. Nothing can end a pass before it is done, but the process itself.
+        """
+        self._open = False
+        self._jobs.put(lambda: None)
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
     def _work(self) -> None:
-        while True:
+        while self._open:
             self._jobs.get()()
 
 
-def _settle(future: asyncio.Future[Any], settle: Callable[[Any], None], value: Any) -> None:
+def _finish(future: asyncio.Future[T], result: T) -> None:
     if not future.done():
-        settle(value)
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
