@@ -60,17 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
-    from radio.viewer.server import check_extra, serve
+    from radio.viewer.server import check_extra, listen, serve
 
     check_extra()
-    photos = _photos(args)
-    models = _models(args)
 
     def ready(address: str) -> None:
         line = f"viewer: {address}   (Ctrl-C ends it)"
         print(json.dumps({"address": address}) if args.json else line, flush=True)
 
-    idle = serve(models, photos, args.port, ready, browser=not args.no_browser)
+    with listen(args.port) as place:
+        photos = _photos(args)
+        idle = serve(_models(args), photos, place, ready, browser=not args.no_browser)
     show("viewer: ended", sys.stderr)
     if not idle:  # Python would wait for the end of the pass, or abort
         sys.stdout.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -55,7 +57,8 @@ def listen(port: int | None) -> socket.socket:
 def _listen(port: int) -> socket.socket:
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would let two programs share a port
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((HOST, port))
         server.listen(_WAITING)
     except BaseException:
@@ -67,7 +70,7 @@ def _listen(port: int) -> socket.socket:
 def serve(
     models: Mapping[str, RADIOModel[Any]],
     photos: Sequence[Photo],
-    port: int | None,
+    place: socket.socket,
     ready: Callable[[str], None],
     browser: bool = True,
 ) -> bool:
@@ -76,7 +79,7 @@ def serve(
     Args:
         models: By name, in the order in which the page offers them.
         photos: Those that every page starts with.
-        port: As in `listen`.
+        place: From `listen`.
         ready: Called with the page's address when it can be opened.
         browser: Open the page in the user's browser.
 
@@ -85,31 +88,35 @@ def serve(
 
     Raises:
         MissingExtraError: The extra ``view`` is not installed.
-        OSError: The port is taken.
     """
     check_extra()
     import uvicorn
 
     from radio.viewer.app import Viewer
 
-    with listen(port) as place:
-        viewer = Viewer(models, photos)
-        config = uvicorn.Config(
-            viewer.application(),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=_SECONDS_TO_FINISH,
-        )
-        server = uvicorn.Server(config)
-        viewer.ending = lambda: server.should_exit
-        address = f"http://{HOST}:{place.getsockname()[1]}/"
-        ready(address)
-        if browser:
-            webbrowser.open(address)
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[place])
-        return viewer.worker.close(_PATIENCE)
+    viewer = Viewer(models, photos)
+    config = uvicorn.Config(
+        viewer.application(),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+    )
+    server = uvicorn.Server(config)
+    viewer.ending = lambda: server.should_exit
+    address = f"http://{HOST}:{place.getsockname()[1]}/"
+    ready(address)
+    if browser and _has_screen():
+        webbrowser.open(address)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[place])
+    return viewer.worker.close(_PATIENCE)
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window. On Linux one in the terminal may be found otherwise, and keep it."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, names))
