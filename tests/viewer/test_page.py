@@ -252,8 +252,12 @@ def test_two_photos_and_their_matches(page: Page) -> None:
     page.point("Match", 0.1, 0.8)
     page.until(lambda: page.pixels("Match") != before, "the map does not follow")
     assert "cosine of the best match" in page.words("Match")
-    page.find("#mutual").click()
+    page.run("document.getElementsByName('match-show')[1].click()")
     page.until(lambda: "pairs of patches" in page.words("Match"), "no pairs")
+    pairs = page.pixels("Match")
+    page.run("document.getElementsByName('match-show')[2].click()")
+    page.until(lambda: "components of both" in page.words("Match"), "no colors")
+    assert page.pixels("Match") != pairs
 
 
 def test_one_photo_at_growing_sizes(page: Page) -> None:

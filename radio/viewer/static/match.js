@@ -2,16 +2,23 @@
 
 import * as api from "./api.js";
 import { best, least, number, patchAt, patchBox, similarity, toBytes } from "./likeness.js";
-import { drawFrame, drawTile, labelColor } from "./paint.js";
+import { colorTile, drawFrame, drawTile, fromBase64, labelColor } from "./paint.js";
 import { Panel } from "./panel.js";
 
 const GAP = 0.02;
 
+const HINTS = {
+  match: "Point at a patch of either photo: a line joins it to its best match in the other.",
+  pairs: "Patches that are each other's best match.",
+  colors: "Both photos in one set of colors: what is alike has one color.",
+};
+
 export class Match {
-  constructor(app, root, other, mutual) {
+  constructor(app, root, other, choices, hint) {
     this.app = app;
     this.other = other;
-    this.mutual = mutual;
+    this.choices = choices;
+    this.hint = hint;
     this.turn = 0;
     this.at = null;
     this.panel = new Panel("Match", "Two photos side by side, with a line from a patch to its best match", "72vh");
@@ -22,7 +29,7 @@ export class Match {
       app.step(across, down);
     });
     other.addEventListener("change", () => this.show());
-    mutual.addEventListener("change", () => this.show());
+    for (const choice of choices) choice.addEventListener("change", () => this.show());
   }
 
   chooseModel() {}
@@ -33,13 +40,14 @@ export class Match {
     const first = this.app.photo;
     const second = this.app.photos.find((photo) => photo.id === this.other.value);
     this.both = null;
+    this.hint.textContent = HINTS[this.#shows];
     this.other.closest(".toolbar").hidden = !second;
     if (!second) {
       this.panel.explain("Add a second photo to see which parts of both are alike.");
       return;
     }
     this.#layOut(first, second);
-    this.panel.name = `${first.stem}-${second.stem}-match-${this.app.size}`;
+    this.panel.name = `${first.stem}-${second.stem}-${this.#shows}-${this.app.size}`;
     this.panel.show((context) => this.#draw(context));
     this.panel.busy(true);
     try {
@@ -47,9 +55,10 @@ export class Match {
       const features = await Promise.all(
         [first, second].map((photo) => api.features({ ...parameters, photo: photo.id })),
       );
-      const pairs = this.mutual.checked ? await this.#pairs(parameters, second) : null;
+      const shows = this.#shows;
+      const found = shows === "match" ? null : await this.#map(shows === "pairs" ? "matches" : "colors", second);
       if (turn !== this.turn) return;
-      this.both = { features, pairs };
+      this.both = { features, [shows]: found };
       this.app.measured(features[0]);
       this.point();
       this.panel.busy(false);
@@ -71,6 +80,11 @@ export class Match {
   /** The point has moved: show it, and say it in words. */
   point() {
     if (!this.both) return "";
+    if (this.both.pairs) {
+      const { pairs, count } = this.both.pairs;
+      return this.#only(`${pairs.length} of the ${count} pairs of patches that are each other's best match`);
+    }
+    if (this.both.colors) return this.#only("The first three principal components of both as red, green, blue");
     const { features } = this.both;
     const { side, point } = this.at ?? { side: 0, point: this.app.point() };
     const from = features[side];
@@ -84,11 +98,6 @@ export class Match {
     const tile = this.app.heat(toBytes(values, low, score), to.rows, to.columns, 0.6);
     this.found = { side, from: patchBox(from, patch), to: patchBox(to, match), tile, back: back === patch };
     this.panel.paint();
-    if (this.both.pairs) {
-      const { pairs, count } = this.both.pairs;
-      this.panel.say(`${pairs.length} of the ${count} pairs of patches that are each other's best match`);
-      return "";
-    }
     const mutual = back === patch ? "each is the other's best match" : "its own best match is another patch";
     this.panel.say(number(low), "heat", number(score), `cosine of the best match · ${mutual}`);
     return `best match: ${number(score)} · ${mutual}`;
@@ -122,7 +131,7 @@ export class Match {
     const height = context.canvas.height;
     const areas = this.places.map(([left, width]) => [left * height, 0, width * height, height]);
     areas.forEach((area, i) => context.drawImage(this.pictures[i], ...area));
-    if (!this.found || !this.both) return;
+    if (!this.both) return;
     const part = ([x, y, w, h], [left, top, width, tall]) => [left + x * width, top + y * tall, w * width, h * tall];
     if (this.both.pairs) {
       const { features, pairs } = this.both;
@@ -132,6 +141,13 @@ export class Match {
       });
       return;
     }
+    if (this.both.colors) {
+      this.both.colors.forEach(({ rgb, grid }, i) => {
+        drawTile(context, this.app.tile(colorTile, fromBase64(rgb), ...grid), ...areas[i], 1 - this.app.blend);
+      });
+      return;
+    }
+    if (!this.found) return;
     const { side, from, to, tile } = this.found;
     drawTile(context, tile, ...areas[1 - side], 0.92 - 0.6 * this.app.blend);
     const ends = [part(from, areas[side]), part(to, areas[1 - side])];
@@ -139,10 +155,22 @@ export class Match {
     for (const end of ends) drawFrame(context, ...end);
   }
 
-  #pairs(parameters, second) {
-    const asked = new URLSearchParams(parameters);
+  get #shows() {
+    return this.choices.find((choice) => choice.checked).value;
+  }
+
+  /** A map of both photos. */
+  #map(what, second) {
+    const asked = new URLSearchParams(this.app.parameters());
     asked.append("photo", second.id);
-    return api.map("matches", asked);
+    return api.map(what, asked);
+  }
+
+  /** Show what does not depend on the point. */
+  #only(words) {
+    this.panel.paint();
+    this.panel.say(words);
+    return "";
   }
 
   /** The side and the place in its photo of a point of the whole picture; null between both. */

@@ -24,7 +24,7 @@ class App {
     setHeat(this.config.heat);
     this.views = {
       explore: new Explore(this, by("explore")),
-      match: new Match(this, by("match-panel"), by("other"), by("mutual")),
+      match: new Match(this, by("match-panel"), by("other"), [...document.getElementsByName("match-show")], by("match-hint")),
       sizes: new Sizes(this, by("ladder"), [...document.getElementsByName("sizes-show")]),
       words: new Words(this, {
         form: by("words-form"), labels: by("labels"), missing: by("no-words"), panel: by("words-panel"), shares: by("shares"),
