@@ -21,7 +21,7 @@ view: $(VENV)/.installed-view
 	$(BIN)/radio view $(PHOTOS) $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # What takes long: before a release, and before a change to what these tests cover.
 test-slow: $(VENV)/.installed-test

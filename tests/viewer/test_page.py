@@ -26,13 +26,10 @@ from radio.viewer.server import listen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.xdist_group("chromium"),
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
-        reason="needs chromium and chromedriver: apt-get install chromium-driver",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="needs chromium and chromedriver: apt-get install chromium-driver",
+)
 
 PATIENCE = 60.0
 """Seconds. On a machine that is busy with other things everything takes its time."""
