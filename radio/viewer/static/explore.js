@@ -30,10 +30,9 @@ export class Explore {
     this.keep.setAttribute("aria-label", "Tokens that stay");
     this.merged.addTool(this.keep);
     this.only.addEventListener("change", () => this.#show(this.colors, () => this.#colors()));
-    for (const select of [this.token, this.block]) {
+    for (const select of [this.token, this.block, this.head]) {
       select.addEventListener("change", () => this.#show(this.attention, () => this.#attention()));
     }
-    this.head.addEventListener("change", () => this.#show(this.attention, () => this.#attention()));
     let later;
     this.keep.addEventListener("input", () => {
       clearTimeout(later);
@@ -87,6 +86,10 @@ export class Explore {
       this.point();
     });
     if (turn !== this.turn) return;
+    if (!this.features) {
+      for (const panel of this.panels.slice(2)) panel.explain(this.alike.why.textContent);
+      return;
+    }
     this.#show(this.colors, () => this.#colors());
     this.#show(this.ground, () => this.#ground());
     this.#show(this.merged, () => this.#merged());
