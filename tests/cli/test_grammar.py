@@ -169,7 +169,8 @@ def test_a_model_need_not_be_named_where_one_can_be_taken(parsers):
     }
     others = {"info", "convert", "export", "evaluate", "search"} | USE_A_PROBE  # which have another way to name one
     assert optional - others == {
-        "features", "extract", "pca", "similar", "match", "propagate", "zeroshot", "segment"
+        "features", "extract", "pca", "similar", "match", "propagate", "zeroshot", "segment",
+        "view",
     }  # fmt: skip
 
 
