@@ -167,7 +167,13 @@ def test_a_model_need_not_be_named_where_one_can_be_taken(parsers):
     optional = {
         name for name, parser in parsers.items() if (o := _option(parser, "--model")) and not o.required
     }
-    others = {"info", "convert", "export", "evaluate", "search"} | USE_A_PROBE  # which have another way to name one
+    others = {
+        "info",
+        "convert",
+        "export",
+        "evaluate",
+        "search",
+    } | USE_A_PROBE  # which have another way to name one
     assert optional - others == {
         "features", "extract", "pca", "similar", "match", "propagate", "zeroshot", "segment",
         "view",

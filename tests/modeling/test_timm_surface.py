@@ -11,7 +11,13 @@ from radio import load_model
 
 NOT_HERE = {
     *("patch_embed", "pos_embed", "cls_token", "reg_token"),  # the patch generator has them
-    *("load_pretrained", "set_input_size", "weight_init_mode", "fix_init", "fix_init_weight"),  # how timm starts
+    *(
+        "load_pretrained",
+        "set_input_size",
+        "weight_init_mode",
+        "fix_init",
+        "fix_init_weight",
+    ),  # how timm starts
     *("pool_include_prefix", "gate", "is_causal"),  # newer options that are off by default
 }
 
