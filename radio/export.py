@@ -1,15 +1,12 @@
-"""Export: the whole model with its adaptors as one ONNX file, or as one ``torch.export`` program, for all sizes."""
+"""Export: the whole model with its adaptors as a file of ONNX, OpenVINO or ``torch.export``, for all sizes."""
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
-import uuid
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 import radio
 from radio.errors import ExportError
@@ -25,13 +22,12 @@ from radio.files import Outputs, staging
 from radio.model import RADIOModel
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.outputs import RadioOutput
-from radio.optional import install_command, require
+from radio.optional import require
 from radio.quantization import is_quantized
+from radio.runtimes.openvino import save_ir
+from radio.runtimes.tracing import DYNAMIC, fixed_size, save_onnx, trace
 
-DYNAMIC = ("batch", "height", "width")
-_MAX_BATCH = 4096
-_OLDEST_TORCH = (2, 13)
-_PROTOBUF_LIMIT = 1_500_000_000
+Runner = Callable[[Tensor], dict[str, Tensor]]
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
@@ -105,32 +101,7 @@ def export_program(
     _check_request(model, dynamic, size, batch)
     any_size = "height" in dynamic or "width" in dynamic
     model.require(program_of_any_size=any_size, export_of_any_size=any_size)
-    return _trace(model, dynamic, size, batch, feature_fmt)
-
-
-def _trace(
-    model: RADIONetwork,
-    dynamic: Sequence[str],
-    size: tuple[int, int] | None,
-    batch: int,
-    feature_fmt: FeatureFormat,
-) -> ExportedProgram:
-    example = torch.rand(_traced_shape(model, dynamic, size, batch), device=model.device)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(
-                _Flat(model, feature_fmt),
-                (example,),
-                dynamic_shapes={"pixels": _dynamic_shapes(model, dynamic)},
-            )
-        except Exception as error:
-            if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
-                raise ExportError(
-                    f"PyTorch {torch.__version__} cannot trace this model; exports are tested with 2.13 and newer: "
-                    f"{install_command('export')}"
-                ) from error
-            raise
+    return trace(_Flat(model, feature_fmt), model, dynamic, size, batch)
 
 
 def export_model(
@@ -143,17 +114,18 @@ def export_model(
     check: bool = False,
     outputs: Outputs | None = None,
 ) -> list[Check]:
-    """Write the model to an ONNX file or a ``torch.export`` file.
+    """Write the model to an ONNX file, a file of OpenVINO or a ``torch.export`` file.
 
     The input ``pixels`` is (B, 3, H, W) float32 in [0, 1]: normalization is inside. The outputs are ``summary``,
     ``features`` and, for every adaptor, e.g. ``clip_summary`` and ``clip_features``.
 
     Args:
         model: In eval mode, in the dtype that the file should compute in.
-        path: ``*.onnx`` or ``*.pt2``. The file appears when it is complete (and checked). Weights of more than
-            1.5 GB lie beside an ONNX file, in ``NAME-<12 letters>.onnx.data``; those of an earlier export are removed.
+        path: ``*.onnx``, ``*.xml`` or ``*.pt2``. The file appears when it is complete (and checked). Weights of more
+            than 1.5 GB lie beside an ONNX file, in ``NAME-<12 letters>.onnx.data``; those of an earlier export are
+            removed. All weights of an ``*.xml`` lie beside it, in ``NAME.bin``.
         dynamic, size, batch, feature_fmt: As for `export_program`.
-        check: Run the file (in ONNX Runtime for ONNX) at sizes it was not traced at, square and in both
+        check: Run the file (ONNX in ONNX Runtime, XML in OpenVINO) at sizes it was not traced at, square and in both
             orientations where height and width are dynamic, and compare with the model.
         outputs: Of the run that the file belongs to, whose inputs are not replaced.
 
@@ -166,21 +138,26 @@ def export_model(
         OSError: The file cannot be written there.
         ExportError: ONNX has no form for an operator (int8_dynamic), the check failed, or ONNX Runtime cannot run
             the file (bfloat16); the file is not written.
-        MissingExtraError: ONNX packages are not installed.
+        MissingExtraError: ONNX packages, or OpenVINO, are not installed.
     """
     path = Path(path)
     check_path(path)
     if path.suffix == ".onnx":
         for module in ("onnx", "onnxscript", *(("onnxruntime",) if check else ())):
             require(module, "export")
+    if path.suffix == ".xml":
+        for module in ("openvino", "onnx", "onnxscript"):
+            require(module, "openvino")
     _check_request(model, dynamic, size, batch)
     any_size = "height" in dynamic or "width" in dynamic
     model.require(program_of_any_size=any_size and path.suffix == ".pt2", export_of_any_size=any_size)
     metadata = _metadata(model, feature_fmt)
     with _staged(path, outputs) as staged:
-        program = _trace(model, dynamic, size, batch, feature_fmt)
+        program = trace(_Flat(model, feature_fmt), model, dynamic, size, batch)
         if path.suffix == ".onnx":
             _save_onnx(program, staged, metadata, model)
+        elif path.suffix == ".xml":
+            _save_openvino(program, staged, metadata, model)
         else:
             _save_program(program, staged, metadata)
         if not check:
@@ -198,15 +175,16 @@ def check_path(path: Path) -> None:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file to write")
-    if path.suffix not in (".onnx", ".pt2"):
+    if path.suffix not in _RUNNERS:
         raise ValueError(
-            f"cannot tell the format of {path.name!r}; the suffix must be .onnx or .pt2 (torch.export)"
+            f"cannot tell the format of {path.name!r}; the suffix must be .onnx, .xml (OpenVINO) or .pt2 (torch.export)"
         )
 
 
 def _check_request(
     model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
 ) -> None:
+    model.require(saving=True)
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() before the export")
     for name in dynamic:
@@ -225,42 +203,12 @@ def _check_request(
         )
 
 
-def _fixed_size(model: RADIONetwork, size: tuple[int, int] | None) -> tuple[int, int]:
-    return size or tuple(model.get_nearest_supported_resolution(*model.preferred_resolution))  # type: ignore[return-value]
-
-
-def _traced_shape(
-    model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
-) -> tuple[int, int, int, int]:
-    step = model.min_resolution_step
-    height, width = _fixed_size(model, size)
-    return (
-        2 if "batch" in dynamic else batch,
-        3,
-        4 * step if "height" in dynamic else height,
-        6 * step if "width" in dynamic else width,
-    )
-
-
-def _dynamic_shapes(model: RADIONetwork, dynamic: Sequence[str]) -> dict[int, Any]:
-    step = model.min_resolution_step
-    most = max(model.max_resolution // step, 8)
-    shapes: dict[int, Any] = {}
-    if "batch" in dynamic:
-        shapes[0] = Dim("batch", min=1, max=_MAX_BATCH)
-    if "height" in dynamic:
-        shapes[2] = step * Dim("rows", min=2, max=most)
-    if "width" in dynamic:
-        shapes[3] = step * Dim("columns", min=2, max=most)
-    return shapes
-
-
 def _shapes_to_check(
     model: RADIONetwork, dynamic: Sequence[str], size: tuple[int, int] | None, batch: int
 ) -> list[tuple[int, int, int, int]]:
     """Shapes that the export was not traced at: square, landscape, portrait, as far as they may differ."""
     step = model.min_resolution_step
-    height, width = _fixed_size(model, size)
+    height, width = fixed_size(model, size)
     shapes = []
     for images, rows, columns in ((1, 5, 5), (3, 3, 8), (2, 8, 3)):
         shapes.append(
@@ -295,6 +243,7 @@ def _staged(path: Path, outputs: Outputs | None) -> Iterator[Path]:
 
     Weights beside it have a name of their own in every export. The old file goes on naming the old weights until the
     new file, which names the new ones, takes its place in one step: at no moment does a graph meet other weights.
+    OpenVINO finds weights by the name of the graph, so there the old graph goes away first.
     """
     move = os.replace if outputs is None else outputs.move
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -302,6 +251,10 @@ def _staged(path: Path, outputs: Outputs | None) -> Iterator[Path]:
         staged = folder / path.name
         yield staged
         beside = [file for file in folder.iterdir() if file != staged]
+        if path.suffix == ".xml":
+            if outputs is not None:
+                outputs.check(path)
+            path.unlink(missing_ok=True)
         for file in beside:
             move(file, path.parent / file.name)
         move(staged, path)
@@ -352,30 +305,9 @@ def _save_program(program: ExportedProgram, path: Path, metadata: dict[str, str]
             raise writer.error
 
 
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's warnings about deprecations inside PyTorch and operators of torchvision."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:
     try:
-        with _quiet_exporter():
-            onnx_program = torch.onnx.export(
-                program,
-                input_names=["pixels"],
-                output_names=output_names(model),
-                dynamo=True,
-                verbose=False,
-            )
+        save_onnx(program, path, output_names(model), metadata)
     except torch.onnx.OnnxExporterError as error:
         if is_quantized(model):
             remedy = "Quantize with mode='int8_weight_only', which ONNX can hold, or write a .pt2 file"
@@ -385,24 +317,22 @@ def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], m
         raise ExportError(
             f"PyTorch cannot write this model as ONNX ({reason}); nothing was written. {remedy}"
         ) from error
-    assert onnx_program is not None
-    onnx_program.model.producer_name = "radio"
-    onnx_program.model.producer_version = radio.__version__
-    onnx_program.model.metadata_props.update(metadata)
-    size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
-    if size <= _PROTOBUF_LIMIT:
-        onnx_program.save(str(path))
-        return
-    named = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}.onnx")  # the weights take their name from it
-    onnx_program.save(str(named), external_data=True)
-    named.rename(path)
+
+
+def _save_openvino(
+    program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork
+) -> None:
+    with staging(path.parent, path.name) as folder:
+        onnx = folder / f"{path.stem}.onnx"
+        _save_onnx(program, onnx, {}, model)
+        save_ir(onnx, path, metadata)
 
 
 def _compare(
     model: RADIONetwork, path: Path, shapes: Sequence[tuple[int, int, int, int]], feature_fmt: FeatureFormat
 ) -> list[Check]:
     names = output_names(model)
-    run = _onnx_runner(path, names) if path.suffix == ".onnx" else _program_runner(path, model.device)
+    run = _RUNNERS[path.suffix](path, names, model.device)
     reference = _Flat(model, feature_fmt)
     checks = []
     for shape in shapes:
@@ -414,7 +344,7 @@ def _compare(
     return checks
 
 
-def _onnx_runner(path: Path, names: Sequence[str]) -> Any:
+def _onnx_runner(path: Path, names: Sequence[str], device: torch.device) -> Runner:
     onnxruntime = require("onnxruntime", "export")
     unsupported = onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented
     try:
@@ -432,7 +362,18 @@ def _onnx_runner(path: Path, names: Sequence[str]) -> Any:
     return run
 
 
-def _program_runner(path: Path, device: torch.device) -> Any:
+def _openvino_runner(path: Path, names: Sequence[str], device: torch.device) -> Runner:
+    openvino = require("openvino", "openvino")
+    request = openvino.Core().compile_model(path, "CPU").create_infer_request()
+
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        request.infer([pixels.numpy()])
+        return {name: torch.from_numpy(request.get_tensor(name).data.astype("float32")) for name in names}
+
+    return run
+
+
+def _program_runner(path: Path, names: Sequence[str], device: torch.device) -> Runner:
     module = torch.export.load(path).module()
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
@@ -440,6 +381,10 @@ def _program_runner(path: Path, device: torch.device) -> Any:
             return module(pixels.to(device))
 
     return run
+
+
+_RUNNERS = {".onnx": _onnx_runner, ".xml": _openvino_runner, ".pt2": _program_runner}
+"""What runs a file, by its suffix."""
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -170,6 +170,30 @@ def staging(folder: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder that becomes ``path`` in one step when the block ends well, and is removed when it does not.
+
+    Where another process has made the same folder meanwhile, its folder stays.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staging(path.parent, path.name) as folder:
+        yield folder
+        try:
+            folder.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+
+
+def cache_folder() -> Path:
+    """Where this library keeps what can be made anew: ``radio`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radio"
+
+
 def _require_regular(found: os.stat_result, path: AnyPath) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")

@@ -13,6 +13,7 @@ from radio.config import Neck, WindowRule
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
 from radio.opening import LoadOptions, TextWeights
+from radio.runtimes import RuntimeName
 
 
 @overload
@@ -49,6 +50,7 @@ def load_model(
     token: str | bool | None = None,
     progress: bool = True,
     mmap: bool = False,
+    runtime: RuntimeName = "auto",
     **unknown: Any,
 ) -> RADIOModel[Any]:
     """Load a model, ready for inference (eval mode).
@@ -80,6 +82,9 @@ def load_model(
         mmap: Leave weights that need no conversion in the file and map it, which loads in milliseconds and takes no
             memory. The file must then stay as it is while the model lives: to write over it changes the model or
             kills the process. By default the model has memory of its own.
+        runtime: What computes the backbone: ``"pytorch"``, ``"openvino"`` or ``"onnxruntime"``; ``"auto"`` is PyTorch.
+            The others run on the CPU, for inference only; their first load of a model makes a graph, which stays in
+            ``$XDG_CACHE_HOME/radio`` or ``~/.cache/radio`` (docs/runtimes.md).
 
     Returns:
         The model in eval mode.
@@ -90,6 +95,8 @@ def load_model(
             exist.
         CheckpointError: The file is damaged, unsafe or does not describe a RADIO model.
         DownloadError: The file is not in the cache and cannot be fetched.
+        MissingExtraError: The runtime is not installed.
+        OSError: The runtime's graph cannot be kept.
     """
     return RADIOModel.from_pretrained(
         version_or_path,
@@ -109,5 +116,6 @@ def load_model(
         token=token,
         progress=progress,
         mmap=mmap,
+        runtime=runtime,
         **unknown,
     )

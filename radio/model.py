@@ -27,6 +27,7 @@ from radio.modeling.placement import is_offloaded
 from radio.modeling.signatures import OutputT
 from radio.modeling.token_merging import InNetworkMerging, TokenMerging
 from radio.opening import LoadOptions, open_model
+from radio.runtimes.backbone import RuntimeBackbone
 
 
 class RADIOModel(RADIONetwork[OutputT]):
@@ -42,6 +43,11 @@ class RADIOModel(RADIONetwork[OutputT]):
 
     checkpoint_path: Path
     release: Release | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What computes the backbone: ``"pytorch"``, or what `radio.load_model` was given as ``runtime``."""
+        return self.backbone.runtime if isinstance(self.backbone, RuntimeBackbone) else "pytorch"
 
     def resize(self, image: ImageInput, size: SizeSpec = None) -> Tensor:
         """One image at a size that this model supports. Everything that runs the model on images resizes here.
@@ -178,8 +184,10 @@ class RADIOModel(RADIONetwork[OutputT]):
         Raises:
             RuntimeError: The preprocessor was made external, so the model does not have its normalization, or the
                 weights are quantized or offloaded.
+            ValueError: The backbone runs in another runtime than PyTorch, which has its weights.
             OSError: The folder cannot be written.
         """
+        self.require(saving=True)
         if not isinstance(self.input_conditioner, InputConditioner):
             raise RuntimeError(
                 "the preprocessor was made external; set model.input_conditioner to it again before saving"

@@ -22,6 +22,7 @@ from radio.devices import usable_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import DownloadError, did_you_mean, unknown_argument
 from radio.modeling.network import RADIONetwork
+from radio.runtimes import RuntimeName, build_on_runtime, choose_runtime, runtime_device, runtime_dtype
 from radio.text import text_encoder_for
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class LoadOptions(TypedDict, total=False):
     token: str | bool | None
     progress: bool
     mmap: bool
+    runtime: RuntimeName
 
 
 def open_model(
@@ -76,7 +78,8 @@ def open_model(
     if unknown:
         own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
         raise unknown_argument("load_model", unknown[0], own)
-    place = usable_device(device)
+    runtime = choose_runtime(options.get("runtime", "auto"))
+    place = usable_device(device) if runtime is None else runtime_device(runtime, device)
     choices = _choices(**{name: value for name, value in options.items() if name in _SETTINGS})
     download = DownloadOptions(
         cache_dir=options.get("cache_dir"),
@@ -90,7 +93,11 @@ def open_model(
     _check_adaptors(checkpoint, names, str(version_or_path))
     _warn_about_windows(checkpoint)
     kind = _resolve_dtype(dtype, checkpoint.config.dtype)
-    model = build_model(model_class, checkpoint, names, place, kind, options.get("mmap", False))
+    if runtime is None:
+        model = build_model(model_class, checkpoint, names, place, kind, options.get("mmap", False))
+    else:
+        kind = runtime_dtype(runtime, dtype, kind)
+        model = build_on_runtime(model_class, checkpoint, names, kind, runtime)
     _attach_text_towers(model, names, options.get("text_weights"))
     checkpoint.check_unchanged()
     return model, checkpoint

@@ -133,6 +133,22 @@ def test_torch_export_for_all_sizes(model, tmp_path):
             _assert_same(module(pixels), _expected(model, pixels), 1e-5)
 
 
+def test_openvino_for_all_sizes(model, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "model.xml"
+    (tmp_path / "model.bin").write_bytes(b"weights of an older graph")
+    assert len(export_model(model, path, dynamic=ALL, check=True)) == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in SIZES:
+        pixels = _pixels(*size)
+        results = compiled([pixels.numpy()])
+        _assert_same(
+            {name: torch.from_numpy(results[name]) for name in output_names(model)}, _expected(model, pixels)
+        )
+    assert openvino.Core().read_model(path).get_rt_info(["radio", "adaptors"]).value == "clip,sam"
+
+
 def test_only_the_named_dimensions_change(reference):
     model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
     module = export_program(model, dynamic=["batch"], size=(64, 96)).module()

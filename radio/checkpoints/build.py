@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from radio.checkpoints.checkpoint import Checkpoint
 from radio.checkpoints.fill import fill
@@ -21,6 +22,7 @@ def build_model(
     device: torch.device,
     dtype: torch.dtype,
     mmap: bool = False,
+    backbone: nn.Module | None = None,
 ) -> Model:
     """Build the model of a checkpoint that was read, in eval mode.
 
@@ -31,6 +33,7 @@ def build_model(
         device, dtype: Where the weights go and what they become.
         mmap: Whether weights that fit already stay where the checkpoint has them, which is the mapped file. Otherwise
             the model has memory of its own, and nothing that happens to the file can change it.
+        backbone: Takes the place of the checkpoint's own, whose tensors are left out.
 
     Raises:
         CheckpointError: Its tensors do not fit its description; the message names them.
@@ -43,4 +46,10 @@ def build_model(
         for name, value in checkpoint.tensors.items()
         if not name.startswith("adaptors.") or name.split(".")[1] in built
     }
-    return fill(model, tensors, device, dtype, str(checkpoint.path), copy=not mmap).eval()
+    if backbone is not None:
+        model.model = nn.Identity()
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("model.")}
+    fill(model, tensors, device, dtype, str(checkpoint.path), copy=not mmap)
+    if backbone is not None:
+        model.model = backbone
+    return model.eval()

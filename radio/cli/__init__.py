@@ -50,7 +50,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
         "measure how stable features are over frames of videos",
     ),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
-    ("export", "radio.cli.export", "write an ONNX file or a torch.export program"),
+    ("export", "radio.cli.export", "write a file of ONNX, OpenVINO or torch.export"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),
 )
 """Name, module and one-line help of each command. A module has ``add_arguments(parser)`` and ``run(args)``. A name

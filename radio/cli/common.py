@@ -59,6 +59,7 @@ def load_chosen_model(
         vitdet_window_size=args.vitdet_window_size,
         eradio_window_size=args.eradio_window_size,
         neck_name=args.neck_name,
+        runtime=getattr(args, "runtime", "auto"),
         **options,
     )
 

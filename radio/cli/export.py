@@ -1,4 +1,4 @@
-"""``radio export``: the model as an ONNX file or a torch.export program."""
+"""``radio export``: the model as a file of ONNX, OpenVINO or torch.export."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DYNAMIC = ("batch", "height", "width")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``radio export``."""
     add_model(parser, also_positional=True)
-    add_output(parser, "the file to write: *.onnx, or *.pt2 for torch.export")
+    add_output(parser, "the file to write: *.onnx, *.xml for OpenVINO, or *.pt2 for torch.export")
     add_adaptor(parser, "also export a teacher's outputs (clip, sam, ...); may be repeated")
     add_size(parser, default_help="the preferred one; a fixed size: 512 is 512x512")
     add_feature_fmt(parser, "NLC")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="compare the file with the model at sizes it was not traced at"
     )
     add_json(parser)
-    add_execution(parser, device="cpu", dtype="float32")
+    add_execution(parser, device="cpu", dtype="float32", runtime=False)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -209,6 +209,7 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
         args.vitdet_window_size,
         args.eradio_window_size,
         args.neck_name,
+        args.runtime,
     )
     with _Display() as display:
         return extract_with_ray(

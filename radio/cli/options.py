@@ -15,6 +15,7 @@ _MODEL_HELP = (
 _DEFAULT_MODEL = (
     "c-radio_v3-b; without a connection a version that is in the cache, or demo-vit-s, which comes from PyPI"
 )
+_RUNTIMES = ("auto", "pytorch", "openvino", "onnxruntime")
 _SIZE_HELP = (
     "size at which the images are run: 512 or short:512 (short side), long:512, patches:1024 (at most so many), "
     "512x768 (height x width), crop:512x768, preferred (what the model works best at)"
@@ -53,9 +54,24 @@ def add_model(
     either.add_argument("-m", "--model", metavar="MODEL", help="the same as MODEL")
 
 
-def add_execution(parser: argparse.ArgumentParser, device: str = "auto", dtype: str = "auto") -> None:
-    """Add ``--device``, ``--dtype`` and what can be chosen about a family's model: how the model runs."""
+def add_execution(
+    parser: argparse.ArgumentParser, device: str = "auto", dtype: str = "auto", runtime: bool = True
+) -> None:
+    """Add ``--device``, ``--dtype``, ``--runtime`` and what can be chosen about a family's model: how the model runs.
+
+    Args:
+        parser: Of the command.
+        device, dtype: The defaults.
+        runtime: Whether the command can use another runtime than PyTorch.
+    """
     group = parser.add_argument_group("execution")
+    if runtime:
+        group.add_argument(
+            "--runtime",
+            choices=_RUNTIMES,
+            default="auto",
+            help="what computes the backbone: auto (pytorch), pytorch; openvino or onnxruntime, on the CPU",
+        )
     group.add_argument(
         "--device",
         default=device,

@@ -117,6 +117,7 @@ def _load(args: argparse.Namespace, index: SearchIndex, name: str | None) -> RAD
         vitdet_window_size=facts["vitdet_window_size"],
         eradio_window_size=facts["eradio_window_size"],
         neck_name=facts["neck_name"],
+        runtime=facts.get("runtime", "auto"),
         text_weights={name: weights} if name and weights else weights,
     )
     if describe_model(model) != facts:

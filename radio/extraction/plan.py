@@ -281,6 +281,7 @@ def describe_model(model: RADIOModel) -> dict[str, Any]:
         "neck_name": config.radio1d.neck_name if config.radio1d else None,
         "vectors": vectors,
         "widths": widths,
+        **({} if model.runtime == "pytorch" else {"runtime": model.runtime}),
     }
 
 

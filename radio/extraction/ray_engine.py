@@ -23,6 +23,7 @@ from radio.extraction.worker import Counts, ShardTask, ShardWorker, TooManyFailu
 from radio.loading import load_model
 from radio.model import RADIOModel
 from radio.optional import require
+from radio.runtimes import RuntimeName
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ModelSource:
     vitdet_window_size: int | None = None
     eradio_window_size: int | WindowRule | None = None
     neck_name: Neck | None = None
+    runtime: RuntimeName = "auto"
 
     def load(self, device: str | None = None) -> RADIOModel:
         """Load it, on another device if one is given."""
@@ -47,6 +49,7 @@ class ModelSource:
             vitdet_window_size=self.vitdet_window_size,
             eradio_window_size=self.eradio_window_size,
             neck_name=self.neck_name,
+            runtime=self.runtime,
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from radio.config import RadioConfig
 from radio.modeling.outputs import Resolution
@@ -44,6 +45,29 @@ class DescribedModel(nn.Module):
         for option, wanted in asked.items():
             if wanted and option in self.backbone.refuses:
                 raise ValueError(self.backbone.refuses[option])
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch training mode on or off.
+
+        Raises:
+            ValueError: The backbone is for inference only.
+        """
+        self.require(training=mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``to``, ``cuda``, ``half`` and the like do with every tensor; refused as a whole, or done as a whole."""
+        if "moving" in self.backbone.refuses:
+            self.require(moving=self._would_move(fn))
+        return super()._apply(fn, recurse)
+
+    def _would_move(self, fn: Callable[[Tensor], Tensor]) -> bool:
+        """Whether a conversion changes the device or the dtype, tried on an empty tensor."""
+        try:
+            moved = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        except (AssertionError, RuntimeError):  # the device is not here
+            return True
+        return (moved.device, moved.dtype) != (self.device, self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -167,8 +191,13 @@ class DescribedModel(nn.Module):
 
 def weights_digest(model: nn.Module) -> str:
     """A hash of all weights: names, shapes, dtypes and values."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors: names, shapes, dtypes and values."""
     result = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         result.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         result.update(flat.view(torch.uint8).numpy().data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from radio.data.batches import ImageBatch, Progress
 from radio.data.tensor_files import load_tensors, save_tensors
-from radio.files import atomic_write
+from radio.files import atomic_write, cache_folder
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
 from radio.optional import require
@@ -74,7 +73,7 @@ def imagenet_templates(kind: str = "openai") -> tuple[str, ...]:
 
 def default_cache_dir() -> Path:
     """Where class embeddings are kept: ``radio/zero_shot`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radio" / "zero_shot"
+    return cache_folder() / "zero_shot"
 
 
 def get_adaptor(model: RADIONetwork, name: str) -> Adaptor:

@@ -107,6 +107,7 @@ def describe_backbone(model: RADIOModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         **_choices(model),
         "weights": weights_digest(model.backbone),
+        **({} if model.runtime == "pytorch" else {"runtime": model.runtime}),
     }
 
 
@@ -133,7 +134,7 @@ def _choices(model: RADIOModel) -> dict[str, Any]:
 def check_backbone(config: ProbeConfig, model: RADIOModel) -> None:
     """Refuse a model whose features are others than those that a probe was trained on.
 
-    Of a model in another dtype than the probe was trained with, the weights cannot be compared; all else is.
+    Of a model in another dtype or runtime than the probe was trained with, the weights cannot be compared; all else is.
 
     Raises:
         ValueError: It is another model, was loaded without the adaptor, or has other windows.
@@ -148,8 +149,9 @@ def check_backbone(config: ProbeConfig, model: RADIOModel) -> None:
     for name, now in asked.items():
         if known.get(name) != now:
             raise ValueError(f"the probe was trained on a model with {name} {known.get(name)!r}, not {now!r}")
-    same_dtype = known.get("dtype") == str(model.dtype).removeprefix("torch.")
-    if same_dtype and known.get("weights") != weights_digest(model.backbone):
+    comparable = known.get("dtype") == str(model.dtype).removeprefix("torch.")
+    comparable = comparable and known.get("runtime", "pytorch") == model.runtime
+    if comparable and known.get("weights") != weights_digest(model.backbone):
         raise ValueError(
             "the probe was trained on features of a model with other weights; train it anew on these"
         )
