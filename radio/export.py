@@ -307,7 +307,7 @@ def _save_program(program: ExportedProgram, path: Path, metadata: dict[str, str]
 
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str], model: RADIONetwork) -> None:
     try:
-        save_onnx(program, path, output_names(model), metadata)
+        save_onnx(program, path, output_names(model), metadata, version=radio.__version__)
     except torch.onnx.OnnxExporterError as error:
         if is_quantized(model):
             remedy = "Quantize with mode='int8_weight_only', which ONNX can hold, or write a .pt2 file"
@@ -364,7 +364,8 @@ def _onnx_runner(path: Path, names: Sequence[str], device: torch.device) -> Runn
 
 def _openvino_runner(path: Path, names: Sequence[str], device: torch.device) -> Runner:
     openvino = require("openvino", "openvino")
-    request = openvino.Core().compile_model(path, "CPU").create_infer_request()
+    precise = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 by itself where a CPU has it
+    request = openvino.Core().compile_model(path, "CPU", precise).create_infer_request()
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
         request.infer([pixels.numpy()])

@@ -169,7 +169,7 @@ def test_only_the_named_dimensions_change(reference):
 def test_bad_requests(model, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         export_model(model, tmp_path / "model.onnx", **options)
-    with pytest.raises(ValueError, match=r"must be \.onnx or \.pt2"):
+    with pytest.raises(ValueError, match=r"must be \.onnx, \.xml \(OpenVINO\) or \.pt2"):
         export_model(model, tmp_path / "model.engine")
     assert not list(tmp_path.iterdir())
 
@@ -198,7 +198,7 @@ def test_a_bfloat16_onnx_file_is_written_but_cannot_be_checked(reference, tmp_pa
 
 def test_large_models_keep_their_weights_beside_the_file(reference, tmp_path, monkeypatch):
     model = load_model(reference / "upsample" / "checkpoint.pth.tar", device="cpu")
-    monkeypatch.setattr("radio.export._PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("radio.runtimes.tracing._PROTOBUF_LIMIT", 1000)
     path = tmp_path / "model.onnx"
     export_model(model, path, size=(64, 64), check=True)
     [first] = _weights_of(path)

@@ -50,6 +50,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
         "measure how stable features are over frames of videos",
     ),
     ("convert", "radio.cli.convert", "convert a checkpoint of any layout to config.json + model.safetensors"),
+    ("bench", "radio.cli.bench", "how fast a model is here, in every runtime and dtype"),
     ("export", "radio.cli.export", "write a file of ONNX, OpenVINO or torch.export"),
     ("doctor", "radio.cli.doctor", "check versions, devices, the cache and offline settings"),
 )

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-import radio
 from radio.checkpoints import Checkpoint
 from radio.checkpoints.build import build_model
 from radio.modeling.description import tensors_digest
@@ -71,7 +70,7 @@ def build_on_runtime(
         "weights": digest,
         "config": {name: value for name, value in asdict(checkpoint.config).items() if name != "adaptors"},
         "runtime": runtime.name,
-        "versions": {**runtime.versions(), "torch": torch.__version__, "radio": radio.__version__},
+        "versions": {**runtime.versions(), "torch": torch.__version__},
         "code": code_digest(),
     }
     folder = graph_folder(runtime.name, key, lambda place: _make(place, checkpoint, runtime))

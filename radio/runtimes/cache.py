@@ -13,7 +13,6 @@ from typing import Any
 
 from huggingface_hub.utils import WeakFileLock
 
-import radio
 from radio.files import atomic_write, cache_folder, new_folder
 
 _FACTS = "graph.json"
@@ -56,7 +55,7 @@ def graph_facts(folder: Path) -> dict[str, Any]:
 @cache
 def code_digest() -> str:
     """A hash of the code that a graph is traced from, so that no graph outlives a change of it."""
-    root = Path(radio.__file__).parent
+    root = Path(__file__).parent.parent
     result = hashlib.sha256()
     for room in ("modeling", "runtimes"):
         for file in sorted((root / room).rglob("*.py")):

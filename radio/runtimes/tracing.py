@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-import radio
 from radio.errors import ExportError
 from radio.modeling.network import RADIONetwork
 from radio.optional import install_command
@@ -73,6 +72,7 @@ def save_onnx(
     outputs: Sequence[str],
     metadata: Mapping[str, str] | None = None,
     external: bool | None = None,
+    version: str | None = None,
 ) -> None:
     """Write a program as an ONNX file.
 
@@ -83,6 +83,7 @@ def save_onnx(
         metadata: Facts to put into the file.
         external: Whether the weights lie beside the file, under a name of their own; by default where they are too
             large for it.
+        version: Of this library, to say in the file who wrote it.
 
     Raises:
         torch.onnx.OnnxExporterError: ONNX has no form for an operator.
@@ -93,7 +94,7 @@ def save_onnx(
         )
     assert onnx_program is not None
     onnx_program.model.producer_name = "radio"
-    onnx_program.model.producer_version = radio.__version__
+    onnx_program.model.producer_version = version
     onnx_program.model.metadata_props.update(metadata or {})
     if external is None:
         size = sum(value.numel() * value.element_size() for value in program.state_dict.values())

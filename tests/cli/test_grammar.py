@@ -43,9 +43,10 @@ WRITE_FILES = {
 
 SHARED = {
     "--model": {"info", "convert", "evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
-    "--device": {"evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
+    "--device": {"bench", "evaluate", "search"} | RUN_A_MODEL | USE_A_PROBE,
     "--dtype": RUN_A_MODEL,
-    "--vitdet-window-size": RUN_A_MODEL,
+    "--runtime": RUN_A_MODEL - {"export"},
+    "--vitdet-window-size": {"bench"} | RUN_A_MODEL,
     "--size": RUN_A_MODEL - {"masks", "view"},
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
