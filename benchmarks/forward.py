@@ -1,10 +1,11 @@
-"""The forward pass against transformers' `RadioModel` and timm's NaFlex RADIO, on the same random weights.
+"""The forward pass against transformers, timm, OpenVINO and ONNX Runtime, on the same random weights.
 
     python benchmarks/forward.py                                     # everything, about 20 minutes on two cores
     python benchmarks/forward.py --models ViT-B --sides 512 --images 1
+    python benchmarks/forward.py --threads 1 2 --busy 0 4            # one and two threads, alone and beside 4 processes
     python benchmarks/forward.py --quick                             # a tiny model and a tiny image, seconds
 
-Before anything is timed, the outputs are compared. Needs ``pip install '.[benchmarks]'``.
+Before anything is timed, the outputs are compared. Needs ``pip install '.[benchmarks,openvino,onnxruntime]'``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
-from peers import CLS_TOKENS, PATCH, REGISTERS, SIZES, Forward, check_equal, forward_of, random_model
+from peers import (
+    CLS_TOKENS,
+    PATCH,
+    REGISTERS,
+    RUNTIMES,
+    SIZES,
+    Forward,
+    check_equal,
+    forward_of,
+    random_model,
+)
 from timing import (
     CLOCKS,
     Clock,
@@ -38,8 +53,13 @@ from torch import Tensor
 
 PEERS = ("transformers", "timm")
 VARIANTS = {
-    "float32": ("radio", *PEERS),
-    "bfloat16": ("radio", *(f"{peer} autocast" for peer in PEERS), *(f"{peer} bfloat16" for peer in PEERS)),
+    "float32": ("radio", *PEERS, *RUNTIMES),
+    "bfloat16": (
+        "radio",
+        *(f"{peer} autocast" for peer in PEERS),
+        *(f"{peer} bfloat16" for peer in PEERS),
+        "openvino",
+    ),
 }
 """What is compared, per dtype. Ours always has its weights in that dtype."""
 
@@ -77,15 +97,30 @@ def build_all(size_name: str, dtype: str) -> dict[str, Forward]:
     return forwards
 
 
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many processes that do nothing but compute, as on a machine that others use too."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def compare(
     size_name: str, dtype: str, sides: list[int], images: list[int], rounds: int, square: int, clock: Clock
 ) -> None:
     """Time the variants of one model and print a row per image size and number of images."""
     forwards = build_all(size_name, dtype)
     apart = check_equal(forwards, torch.rand(1, 3, 4 * PATCH, 6 * PATCH), TOLERANCE[dtype])
-    peers = [variant for variant in forwards if variant != "radio"]
+    peers = [variant for variant in forwards if variant != "radio" and variant not in RUNTIMES]
+    runtimes = [variant for variant in forwards if variant in RUNTIMES]
     columns = ["px", "images", *(f"{variant}, ms" for variant in forwards)]
     columns += ["radio / faster peer", *(["radio / faster native peer"] if dtype != "float32" else [])]
+    columns += [f"radio / {variant}" for variant in runtimes]
     columns += ["GFLOP/s", "of the rate of its own linear layers", f"of the rate at {square}³"]
     print_table(f"{size_name}, {dtype}", columns)
     for side in sides:
@@ -106,12 +141,13 @@ def compare(
                     str(number),
                     *(f"{1000 * spread(seconds[variant]).median:.0f}" for variant in forwards),
                     *_against(seconds, peers),
+                    *(str(ratios(seconds["radio"], seconds[variant])) for variant in runtimes),
                     f"{flops / spread(seconds['radio']).median / 1e9:.0f}",
                     _percent(_rate(seconds, flops, "own", own.flops)),
                     _percent(_rate(seconds, flops, "large", large.flops)),
                 ]
             )
-    distances = ", ".join(f"{variant} {apart[variant]:.1e}" for variant in peers)
+    distances = ", ".join(f"{variant} {apart[variant]:.1e}" for variant in [*peers, *runtimes])
     print(f"\nLargest difference from radio's outputs, relative to the largest value: {distances}")
 
 
@@ -184,31 +220,38 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--dtypes", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0))])
+    parser.add_argument(
+        "--busy", nargs="+", type=int, default=[0], help="other processes that compute meanwhile"
+    )
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--only", choices=["time", "memory"])
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
         args.models, args.sides, args.images, args.rounds = ["tiny"], [64], [1, 2], 2
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads[0])
 
     if args.peak:
         found = measure_peak(args.models[0], args.dtypes[0], args.peak, args.sides[0], args.images[0])
         print(json.dumps(found))
         return
-    print_header()
     for size_name in args.models:
         for dtype in args.dtypes:
-            if args.only in (None, "time"):
-                square = 256 if args.quick else SQUARE
-                with torch.inference_mode():
-                    compare(
-                        size_name, dtype, args.sides, args.images, args.rounds, square, CLOCKS[args.clock]
-                    )
+            for threads, others in product(args.threads, args.busy):
+                torch.set_num_threads(threads)
+                print_header()
+                if others:
+                    print(f"beside {others} processes that compute")
+                if args.only in (None, "time"):
+                    square = 256 if args.quick else SQUARE
+                    with torch.inference_mode(), busy(others):
+                        compare(
+                            size_name, dtype, args.sides, args.images, args.rounds, square, CLOCKS[args.clock]
+                        )
             if args.only in (None, "memory"):
                 sides = [args.sides[-1]] if args.quick else args.sides
-                compare_memory(size_name, dtype, sides, args.images[:1], args.threads)
+                compare_memory(size_name, dtype, sides, args.images[:1], args.threads[0])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ The peers do not copy the weights; they share their memory, so that a comparison
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -16,13 +19,15 @@ from torch import Tensor, nn
 from transformers import RadioConfig as TransformersConfig
 from transformers import RadioModel as TransformersRadio
 
-from radio import RadioConfig
+from radio import RadioConfig, load_model
+from radio.checkpoints import write_hub_repo
 from radio.modeling.network import RADIONetwork
 
 Forward = Callable[[Tensor], Any]
 
 PATCH = 16
 GRID = 128
+RUNTIMES = ("openvino", "onnxruntime")
 CLS_TOKENS = 4
 REGISTERS = 4
 SUMMARY_IDXS = (0, 1, 2)
@@ -141,14 +146,30 @@ def timm_peer(model: RADIONetwork) -> nn.Module:
     return peer.eval().requires_grad_(False)
 
 
+def runtime_model(model: RADIONetwork, runtime: str) -> RADIONetwork:
+    """Our model with the same weights, its backbone in a runtime, as `load_model` gives it. Its graph is not kept."""
+    with TemporaryDirectory() as folder:
+        before = dict(os.environ)
+        os.environ["XDG_CACHE_HOME"] = folder
+        try:
+            write_hub_repo(Path(folder) / "model", model.config, model.state_dict())
+            return load_model(Path(folder) / "model", dtype=model.dtype, runtime=runtime)  # type: ignore[arg-type]
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 def forward_of(subject: str, model: RADIONetwork) -> Forward:
-    """The forward pass of "radio", "transformers" or "timm", from pixels in [0, 1], with our model's weights.
+    """The forward pass of "radio", "transformers", "timm", or of ours in "openvino" or "onnxruntime", with our
+    model's weights, from pixels in [0, 1].
 
     timm's model has no input normalization, so ours runs before it, as it does in the other two. transformers' model
     wants pixels in the dtype of its weights.
     """
     if subject == "radio":
         return model
+    if subject in RUNTIMES:
+        return runtime_model(model, subject)
     if subject == "transformers":
         theirs = transformers_peer(model)
         return lambda x: theirs(x.to(model.dtype))

@@ -107,6 +107,7 @@ def test_forward() -> None:
     printed = run("forward.py", "--dtypes", "float32")
     timed, memory = rows(printed)[0], rows(printed)[-1]
     assert float(timed["radio, ms"]) >= 0 and "–" in timed["radio / faster peer"]
+    assert "–" in timed["radio / openvino"] and "–" in timed["radio / onnxruntime"]
     assert float(memory["radio, MB"].split()[0]) > 0
 
 
