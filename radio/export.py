@@ -364,7 +364,9 @@ def _onnx_runner(path: Path, names: Sequence[str], device: torch.device) -> Runn
 
 def _openvino_runner(path: Path, names: Sequence[str], device: torch.device) -> Runner:
     openvino = require("openvino", "openvino")
-    precise = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 by itself where a CPU has it
+    precise = {
+        "INFERENCE_PRECISION_HINT": "f32"
+    }  # OpenVINO computes in bfloat16 by itself where a CPU has it
     request = openvino.Core().compile_model(path, "CPU", precise).create_infer_request()
 
     def run(pixels: Tensor) -> dict[str, Tensor]:

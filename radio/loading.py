@@ -10,6 +10,7 @@ import torch
 from typing_extensions import Unpack
 
 from radio.config import Neck, WindowRule
+from radio.images import ImageInput
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
 from radio.opening import LoadOptions, TextWeights
@@ -51,6 +52,7 @@ def load_model(
     progress: bool = True,
     mmap: bool = False,
     runtime: RuntimeName = "auto",
+    calibration: Sequence[ImageInput] | None = None,
     **unknown: Any,
 ) -> RADIOModel[Any]:
     """Load a model, ready for inference (eval mode).
@@ -85,6 +87,8 @@ def load_model(
         runtime: What computes the backbone: ``"pytorch"``, ``"openvino"`` or ``"onnxruntime"``; ``"auto"`` is PyTorch.
             The others run on the CPU, for inference only; their first load of a model makes a graph, which stays in
             ``$XDG_CACHE_HOME/radio`` or ``~/.cache/radio`` (docs/runtimes.md).
+        calibration: Another runtime than PyTorch only: 50 to 300 images like those to come, with which the backbone is
+            quantized to int8. Faster, and not exact (docs/runtimes.md#int8).
 
     Returns:
         The model in eval mode.
@@ -117,5 +121,6 @@ def load_model(
         progress=progress,
         mmap=mmap,
         runtime=runtime,
+        calibration=calibration,
         **unknown,
     )

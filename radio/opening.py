@@ -21,6 +21,7 @@ from radio.demo import DEMO_NAME, fetch_demo
 from radio.devices import usable_device
 from radio.download import DEFAULT_OPTIONS, DownloadOptions, download_release, download_repository
 from radio.errors import DownloadError, did_you_mean, unknown_argument
+from radio.images import ImageInput
 from radio.modeling.network import RADIONetwork
 from radio.runtimes import RuntimeName, build_on_runtime, choose_runtime, runtime_device, runtime_dtype
 from radio.text import text_encoder_for
@@ -62,6 +63,7 @@ class LoadOptions(TypedDict, total=False):
     progress: bool
     mmap: bool
     runtime: RuntimeName
+    calibration: Sequence[ImageInput] | None
 
 
 def open_model(
@@ -93,11 +95,17 @@ def open_model(
     _check_adaptors(checkpoint, names, str(version_or_path))
     _warn_about_windows(checkpoint)
     kind = _resolve_dtype(dtype, checkpoint.config.dtype)
+    calibration = options.get("calibration")
+    if runtime is None and calibration is not None:
+        raise ValueError(
+            "calibration= makes an int8 graph for runtime='openvino' or 'onnxruntime'; in PyTorch "
+            "radio.quantization.quantize(model) does without images"
+        )
     if runtime is None:
         model = build_model(model_class, checkpoint, names, place, kind, options.get("mmap", False))
     else:
         kind = runtime_dtype(runtime, dtype, kind)
-        model = build_on_runtime(model_class, checkpoint, names, kind, runtime)
+        model = build_on_runtime(model_class, checkpoint, names, kind, runtime, calibration)
     _attach_text_towers(model, names, options.get("text_weights"))
     checkpoint.check_unchanged()
     return model, checkpoint

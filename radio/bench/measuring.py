@@ -124,7 +124,8 @@ def bench(
         sizes: Heights and widths, in pixels; each becomes the nearest one that the model takes. The preferred
             resolution by default.
         runtimes: ``"pytorch"``, ``"openvino"``, ``"onnxruntime"``; those that are installed by default.
-        dtypes: ``"float32"``, ``"bfloat16"``; those of each runtime by default.
+        dtypes: ``"float32"``, ``"bfloat16"``; those of each runtime by default. Also ``"int8"``, for the time of a
+            graph in int8 in another runtime than PyTorch (it is calibrated with noise).
         batches: Images per call.
         threads: Of the CPU; PyTorch's choice by default.
         device: Where PyTorch runs. The other runtimes run on the CPU.

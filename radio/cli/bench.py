@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtypes",
-        type=_several(dtype_name),
+        type=_several(_dtype),
         metavar="DTYPES",
-        help="such as float32,bfloat16 (default: those of each runtime)",
+        help="such as float32,bfloat16 (default: those of each runtime); int8: openvino and onnxruntime only",
     )
     parser.add_argument(
         "--batches",
@@ -151,6 +151,10 @@ def _several(kind: Callable[[str], Item]) -> Callable[[str], list[Item]]:
         return [kind(part.strip()) for part in text.split(",") if part.strip()]
 
     return parse
+
+
+def _dtype(text: str) -> str:
+    return text if text == "int8" else dtype_name(text)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from radio.modeling.description import tensors_digest
 from radio.modeling.network import RADIONetwork
 from radio.runtimes.backbone import GraphOutput, RuntimeBackbone
 from radio.runtimes.cache import code_digest, graph_facts, graph_folder
+from radio.runtimes.calibration import normalized_batches, read_calibration
 from radio.runtimes.protocol import Runtime
 from radio.runtimes.tracing import DYNAMIC, save_onnx, trace
 
@@ -42,6 +43,7 @@ def build_on_runtime(
     adaptors: Sequence[str],
     dtype: torch.dtype,
     runtime: Runtime,
+    calibration: Any = None,
 ) -> Model:
     """Build the model of a checkpoint with its backbone in a runtime.
 
@@ -54,9 +56,11 @@ def build_on_runtime(
         adaptors: Names of the adaptors to build.
         dtype: What the backbone computes in and the other parts have.
         runtime: The runtime.
+        calibration: Images with which the backbone is quantized to int8; None to leave it as it is.
 
     Raises:
-        ValueError: The backbone has no graph for all sizes.
+        ValueError: The backbone has no graph for all sizes, or there are no images to calibrate with.
+        ImageError: One of them cannot be read.
         MissingExtraError: The runtime, or what makes its graphs, is not installed.
         CheckpointError: The tensors do not fit the description.
         OSError: The graph cannot be kept.
@@ -66,14 +70,19 @@ def build_on_runtime(
     if reason := plain.backbone.refuses.get("export_of_any_size"):
         raise ValueError(f"runtime={runtime.name!r} runs one graph for images of all sizes: {reason}")
     digest = tensors_digest(_of_backbone(checkpoint))
+    versions = {**runtime.versions(), "torch": torch.__version__}
+    pixels = None if calibration is None else read_calibration(calibration, plain)
+    if pixels is not None:
+        digest = tensors_digest({digest: torch.empty(0), **{str(i): each for i, each in enumerate(pixels)}})
+        versions.update(runtime.check_quantizer())
     key = {
         "weights": digest,
         "config": {name: value for name, value in asdict(checkpoint.config).items() if name != "adaptors"},
         "runtime": runtime.name,
-        "versions": {**runtime.versions(), "torch": torch.__version__},
+        "versions": versions,
         "code": code_digest(),
     }
-    folder = graph_folder(runtime.name, key, lambda place: _make(place, checkpoint, runtime))
+    folder = graph_folder(runtime.name, key, lambda place: _make(place, checkpoint, runtime, pixels))
     outputs = [GraphOutput(**facts) for facts in graph_facts(folder)["outputs"]]
     graph = runtime.open(folder, dtype, torch.get_num_threads())
     backbone = RuntimeBackbone(
@@ -87,7 +96,9 @@ def _of_backbone(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     return {name: value for name, value in checkpoint.tensors.items() if name.startswith("model.")}
 
 
-def _make(folder: Path, checkpoint: Checkpoint, runtime: Runtime) -> dict[str, Any]:
+def _make(
+    folder: Path, checkpoint: Checkpoint, runtime: Runtime, pixels: Sequence[Tensor] | None
+) -> dict[str, Any]:
     """Trace the backbone and write its graph, without a copy of weights that are float32 in the file."""
     runtime.check_exporter()
     network = build_model(RADIONetwork, checkpoint, (), _CPU, torch.float32, mmap=True)
@@ -98,7 +109,7 @@ def _make(folder: Path, checkpoint: Checkpoint, runtime: Runtime) -> dict[str, A
         read_outs = network.backbone.read(torch.zeros(1, 3, 2 * step, 2 * step), network.windows)
     onnx = folder / "graph.onnx"
     save_onnx(program, onnx, [read_out.name for read_out in read_outs], external=True)
-    runtime.prepare(onnx)
+    runtime.prepare(onnx, None if pixels is None else list(normalized_batches(pixels, network)))
     outputs = [
         asdict(GraphOutput(read_out.name, read_out.on_grid, read_out.layout.prefix)) for read_out in read_outs
     ]

@@ -47,8 +47,21 @@ class Runtime(Protocol):
         """
         ...
 
-    def prepare(self, onnx: Path) -> None:
-        """Turn an ONNX file, with its weights beside it, into what `open` reads, in the same folder."""
+    def check_quantizer(self) -> Mapping[str, str]:
+        """The versions that a graph in int8 depends on besides.
+
+        Raises:
+            MissingExtraError: A package is not installed.
+        """
+        ...
+
+    def prepare(self, onnx: Path, batches: Sequence[Tensor] | None) -> None:
+        """Turn an ONNX file, with its weights beside it, into what `open` reads, in the same folder.
+
+        Args:
+            onnx: The file.
+            batches: Normalized images on which the graph is quantized to int8; None to leave it as it is.
+        """
         ...
 
     def open(self, folder: Path, dtype: torch.dtype, threads: int) -> Graph:

@@ -96,6 +96,27 @@ def test_bfloat16_has_the_same_graph(path, plain, graphs):
         _assert_close(output["backbone"].features.float(), plain(x)["backbone"].features, 3e-2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_int8_is_near_and_the_same_images_find_the_same_graph(runtime, path, plain, photos, graphs):
+    small = [photos[0], photos[1]]
+    model = load_model(path, ADAPTORS, runtime=runtime, calibration=small)
+    before = sorted(graphs.iterdir())
+    load_model(path, runtime=runtime, calibration=small)
+    assert sorted(graphs.iterdir()) == before
+    exact, fast = (each.encode(photos[2], size=(96, 160)) for each in (plain, model))
+    assert not torch.equal(exact.features, fast.features)
+    for a, b in ((exact.features, fast.features), (exact.summary, fast.summary)):
+        assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
+
+
+def test_calibration_needs_images_and_a_runtime(path):
+    with pytest.raises(ValueError, match="calibration= makes an int8 graph for runtime='openvino'"):
+        load_model(path, calibration=["photo.jpg"])
+    with pytest.raises(ValueError, match="calibration= is a list of images like those to come"):
+        load_model(path, runtime="openvino", calibration=[])
+
+
 def test_what_only_pytorch_does_is_refused_and_changes_nothing(model, plain, tmp_path):
     x = torch.rand(1, 3, 32, 32)
     calls = {
