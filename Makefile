@@ -28,7 +28,7 @@ test-slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow
 
 # The suite without slow tests, with the versions of tests/lowest.txt. Left out is what needs newer packages or a newer Python:
-# types, benchmarks against peers, data sets, search, probes, the viewer, export and quantization.
+# types, benchmarks against peers, data sets, search, probes, the viewer, export, runtimes and quantization.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 -m "not slow" \
 		--ignore tests/test_docs_types.py --ignore tests/test_types.py --ignore tests/extraction \
@@ -37,7 +37,7 @@ test-lowest: $(LOWEST)/.installed
 		--ignore tests/test_export.py --ignore tests/test_quantization.py --ignore tests/test_docs_speed.py \
 		--ignore tests/tasks/probing --ignore tests/cli/test_probe.py --ignore tests/test_docs_probing.py \
 		--ignore tests/test_example_report.py --ignore tests/tasks/test_segmentation_evaluation.py \
-		--ignore tests/viewer
+		--ignore tests/viewer --ignore tests/runtimes
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -130,3 +130,10 @@ def test_extraction_measures_waiting_memory_and_recall() -> None:
     [approximate] = [row for row in printed if row.get("search", "").startswith("approximate")]
     assert float(approximate["recall of the 10 nearest"]) > 0.95
     assert [row["images done"] for row in printed if "images done" in row][-1] == "400"
+
+
+@pytest.mark.slow
+def test_int8_of_runtimes() -> None:
+    printed = rows(run("runtimes.py", "--runtimes", "onnxruntime"))
+    assert [row[""] for row in printed] == ["PyTorch float32", "onnxruntime float32", "onnxruntime int8"]
+    assert all(float(row["cos summary (least)"].split()[0]) > 0.99 for row in printed)

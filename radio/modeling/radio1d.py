@@ -277,15 +277,13 @@ class Radio1DBackbone(nn.Module):
                 current = grid[0] * grid[1]
             elif reduces and i > self.downscale_levels[-1]:
                 current -= (current - kept) // (len(self.blocks) - i)
-                tokens = tokens[:, : self.num_prefix_tokens + current]
+                tokens = _first(tokens, self.num_prefix_tokens + current)
             tokens = run_block(block, tokens, checkpointing=self.grad_checkpointing)
             if collector is not None and collector.wants(i):
                 collector.add(i, tokens, TokenLayout(self.num_prefix_tokens, [grid]))
                 if i == collector.last_block:
                     break
-        # Selected, not sliced: whether a slice is all of its tensor depends on the grid, and a traced graph with it.
-        first = torch.arange(self.num_prefix_tokens + kept, device=tokens.device)
-        return self.norm(tokens.index_select(1, first)), grid
+        return self.norm(_first(tokens, self.num_prefix_tokens + kept)), grid
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens and patches."""
@@ -293,6 +291,14 @@ class Radio1DBackbone(nn.Module):
 
     def _grid(self, x: Tensor) -> Grid:
         return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+
+
+def _first(tokens: Tensor, number: int) -> Tensor:
+    """The first tokens of (B, N, C).
+
+    Selected, not sliced: whether a slice is all of its tensor depends on the grid, and a traced graph with it.
+    """
+    return tokens.index_select(1, torch.arange(number, device=tokens.device))
 
 
 def merged_grid(grid: Grid) -> Grid:
