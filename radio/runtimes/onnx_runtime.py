@@ -17,7 +17,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     title = "ONNX Runtime"
-    dtypes = (torch.float32,)
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
 
     def versions(self) -> Mapping[str, str]:
         """ONNX Runtime's."""
@@ -78,18 +78,10 @@ def quantize_onnx(onnx: Path, path: Path, batches: Sequence[Tensor]) -> None:
         if node.op_type == "MatMul" and any(name in weights for name in node.input)
     ]
 
-    class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(batches)
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"pixels": batch.numpy()}
-
     quantization.quantize_static(
         onnx,
         path,
-        Batches(),
+        _Batches(batches),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
@@ -97,3 +89,15 @@ def quantize_onnx(onnx: Path, path: Path, batches: Sequence[Tensor]) -> None:
         nodes_to_quantize=linear[1:],  # not the patch projection, whose errors go through every block
         use_external_data_format=True,
     )
+
+
+class _Batches:
+    """Batches as ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Sequence[Tensor]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next one; None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"pixels": batch.numpy()}

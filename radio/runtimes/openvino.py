@@ -23,7 +23,7 @@ class OpenVino:
 
     name = "openvino"
     title = "OpenVINO"
-    dtypes = tuple(_PRECISIONS)
+    dtypes: tuple[torch.dtype, ...] = tuple(_PRECISIONS)
 
     def versions(self) -> Mapping[str, str]:
         """OpenVINO's."""
