@@ -284,3 +284,10 @@ def test_other_families_in_one_file_for_all_sizes(reference, tmp_path, folder, o
     for batch, height, width in ((1, 3 * step, 3 * step), (2, 2 * step, 5 * step)):
         pixels = _pixels(batch, height, width)
         _assert_same(_run(path, pixels), _expected(model, pixels))
+
+
+def test_dropping_tokens_from_block_to_block_needs_a_size(reference, tmp_path):
+    model = load_model(reference / "radio1d_progressive" / "checkpoint.pth.tar", device="cpu")
+    with pytest.raises(ValueError, match="drops tokens from block to block.* an export needs a size"):
+        export_model(model, tmp_path / "model.onnx", dynamic=ALL)
+    assert not list(tmp_path.iterdir())

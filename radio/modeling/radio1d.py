@@ -48,7 +48,9 @@ _ENCODER: dict[Option, str] = {
 }
 _PROGRESSIVE: dict[Option, str] = {
     "final_with_layers": "this model drops tokens from block to block, but intermediate layers have all of "
-    "them, so the two cannot come from one pass; use intermediates_only=True"
+    "them, so the two cannot come from one pass; use intermediates_only=True",
+    "export_of_any_size": "this RADIO1D model drops tokens from block to block, and a traced graph fixes how many; an "
+    "export needs a size",
 }
 
 
@@ -277,13 +279,15 @@ class Radio1DBackbone(nn.Module):
                 current = grid[0] * grid[1]
             elif reduces and i > self.downscale_levels[-1]:
                 current -= (current - kept) // (len(self.blocks) - i)
-                tokens = _first(tokens, self.num_prefix_tokens + current)
+                tokens = tokens[:, : self.num_prefix_tokens + current]
             tokens = run_block(block, tokens, checkpointing=self.grad_checkpointing)
             if collector is not None and collector.wants(i):
                 collector.add(i, tokens, TokenLayout(self.num_prefix_tokens, [grid]))
                 if i == collector.last_block:
                     break
-        return self.norm(_first(tokens, self.num_prefix_tokens + kept)), grid
+        # Selected, not sliced: whether a slice is all of its tensor depends on the grid, and a traced graph with it.
+        first = torch.arange(self.num_prefix_tokens + kept, device=tokens.device)
+        return self.norm(tokens.index_select(1, first)), grid
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens and patches."""
@@ -291,14 +295,6 @@ class Radio1DBackbone(nn.Module):
 
     def _grid(self, x: Tensor) -> Grid:
         return x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
-
-
-def _first(tokens: Tensor, number: int) -> Tensor:
-    """The first tokens of (B, N, C).
-
-    Selected, not sliced: whether a slice is all of its tensor depends on the grid, and a traced graph with it.
-    """
-    return tokens.index_select(1, torch.arange(number, device=tokens.device))
 
 
 def merged_grid(grid: Grid) -> Grid:
