@@ -76,7 +76,6 @@ class RuntimeBackbone(nn.Module):
         self._windows = windows
         self._patch_size = patch_size
 
-    @torch.compiler.disable(reason="another runtime computes the backbone")
     def read(
         self,
         x: Tensor | Sequence[Tensor],
@@ -88,10 +87,14 @@ class RuntimeBackbone(nn.Module):
         """Run a batch, as `radio.modeling.protocol.BackboneProtocol` says.
 
         Raises:
-            RuntimeError: Gradients are asked for.
+            RuntimeError: Gradients are asked for, or ``torch.compile`` is at work.
             ValueError: The ViTDet windows are not those that the model was loaded with.
         """
         assert isinstance(x, Tensor) and collector is None and merger is None and num_tokens is None
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"{self._title} computes the backbone, so there is nothing to compile; {_REMEDY}"
+            )
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 f"{self._title} computes no gradients; {_REMEDY}, or call it under torch.no_grad()"

@@ -274,3 +274,11 @@ def test_commands_and_extraction_take_a_runtime(model, plain, path, photos, tmp_
     assert facts["runtime"] == "openvino"
     with pytest.raises(ValueError, match="runtime was 'openvino'"):
         extract(photos[:2], plain, tmp_path / "rows", options)
+
+
+def test_loading_a_model_imports_no_runtime_and_no_compiler(path):
+    code = (
+        f"import sys; from radio import load_model; load_model({str(path)!r}, device='cpu')\n"
+        "print({'torch._dynamo', 'openvino', 'onnxruntime', 'onnx', 'nncf'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
