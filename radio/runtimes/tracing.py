@@ -53,7 +53,7 @@ def trace(
                 module, (example,), dynamic_shapes={"pixels": _dynamic_shapes(network, dynamic)}
             )
         except Exception as error:
-            if torch.__version__ < _OLDEST_TORCH:
+            if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
                 raise ExportError(
                     f"PyTorch {torch.__version__} cannot trace this model; exports are tested with 2.13 and newer: "
                     f"{install_command('export')}"
