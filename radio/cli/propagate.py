@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry the mask through the video and write what comes out."""
-    from radio.data.masks import read_mask
+    from radio.data.masks import read_object_mask
     from radio.data.video import describe_video, read_frames
     from radio.drawing.video import check_video_name, write_frames
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if not masks_only:
         check_video_name(args.output)
         outputs.check(args.output)
-    mask = read_mask(args.mask)
+    mask = read_object_mask(args.mask)
     video = describe_video(args.video)
     model = load_chosen_model(args)
     outputs.add_inputs(model.checkpoint_path)

@@ -15,7 +15,7 @@ LARGEST_LABELS = 64
 """How many labels a mask may have."""
 
 
-def read_mask(path: Path) -> Tensor:
+def read_object_mask(path: str | Path) -> Tensor:
     """The labels of a mask: every color of the picture is one, the first is the background.
 
     A picture with a palette (as those of DAVIS) or in gray keeps the order of its numbers; in a colored one the darkest
