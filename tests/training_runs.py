@@ -102,6 +102,7 @@ heads = 2
 patch_size = 8
 max_size = 48
 head_width = 32
+head_images = 4
 [[teachers]]
 name = "small"
 kind = "radio"

@@ -24,7 +24,7 @@ from radio.files import Outputs
 from radio.model import RADIOModel
 from radio.optional import require
 from radio.training.curves import Curves
-from radio.training.data import Batch, batches, open_images
+from radio.training.data import Batch, Draw, batches, open_images
 from radio.training.losses import AdaLoss, drop_teachers
 from radio.training.objective import Objective, cut_out
 from radio.training.parallel import (
@@ -38,7 +38,7 @@ from radio.training.plan import Step, plan_steps
 from radio.training.recipe import Recipe, read_recipe
 from radio.training.saving import WRITTEN, export_student, fingerprint, read_checkpoint, write_checkpoint
 from radio.training.schedules import chance, cosine_rate
-from radio.training.student import build_student
+from radio.training.student import build_student, standardize_heads
 from radio.training.teachers import Teacher, build_teacher
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ class Run:
         self.objectives = [Objective(each, built[each.name], recipe.loss) for each in recipe.teachers]
         named = {each.name: (each, built[each.name]) for each in recipe.teachers}
         self.student = build_student(recipe.student, named, recipe.seed).to(self.device)
+        if recipe.student.head_images and not self.saved:
+            standardize_heads(self.student, self._first_images(recipe.student.head_images))
         if recipe.gradient_checkpointing:
             _checkpoint_blocks(self.student)
         partitioned = any(stage.groups for stage in recipe.stages)
@@ -118,6 +120,13 @@ class Run:
         self.ada = AdaLoss()
         self.average, self.best, self.skipped = 0.0, math.inf, 0
         self.start = self._restore() if self.saved else 0
+
+    def _first_images(self, count: int) -> Tensor:
+        """The first images of the run, the same in every process, at the middle one of the first sizes."""
+        sizes, patch = sorted(self.recipe.stages[0].parts[0].sizes), self.student.patch_size
+        side = max(1, round(sizes[len(sizes) // 2] / patch)) * patch
+        plan = [[Draw(number, side) for number in range(count)]]
+        return next(batches(self.images, self.recipe.data, self.recipe.seed, plan)).pixels.to(self.device)
 
     def train(self, stop_after: int | None, progress: bool) -> RADIOModel:
         """Run the steps that are left. See `distill`."""
@@ -148,7 +157,7 @@ class Run:
                 images = self.processes.sum([len(batch.pixels)])[0] * (done - logged)
                 numbers = average_by_key({key: float(value) for key, value in losses.items()})
                 numbers["", 0, "images_per_second"] = images / (now - clock)
-                numbers["", 0, "rate"] = self.optimizer.param_groups[0]["lr"]
+                numbers["", 0, "rate"] = self._rate()
                 numbers["", 0, "skipped_images"] = self.processes.sum([self.skipped])[0]
                 curves.add(done, step.stage, numbers)
                 bar.set_postfix(loss=f"{self.average:.3f}")
@@ -179,9 +188,10 @@ class Run:
         running = [
             each for each in self.objectives if step.weights[each.name] and (chosen[each.name] or settling)
         ]
-        targets = {
-            each.name: each.target(pixels, batch.names, step.student_side, generator) for each in running
-        }
+        with self._autocast():
+            targets = {
+                each.name: each.target(pixels, batch.names, step.student_side, generator) for each in running
+            }
         if settling:
             self._take_statistics(targets, step.within + 1, stage.statistics_steps)
         self._set_rates(step)
@@ -229,10 +239,16 @@ class Run:
     def _set_rates(self, step: Step) -> None:
         stage, recipe = self.recipe.stages[step.stage], self.recipe.optimizer
         factor = cosine_rate(step.within, stage.steps, recipe.warmup)
+        trunk = recipe.rate if recipe.trunk_rate is None else recipe.trunk_rate
+        token = trunk if recipe.token_rate is None else recipe.token_rate
+        peaks = {"heads": recipe.rate, "trunk": trunk, "tokens": token}
         for group in self.optimizer.param_groups:
-            peak = recipe.trunk_rate if group["trunk"] and recipe.trunk_rate is not None else recipe.rate
-            frozen = group["trunk"] and step.within < stage.freeze_steps
-            group["lr"] = 0.0 if frozen else peak * factor
+            frozen = group["part"] != "heads" and step.within < stage.freeze_steps
+            group["lr"] = 0.0 if frozen else peaks[group["part"]] * factor
+
+    def _rate(self) -> float:
+        """The learning rate of the heads."""
+        return max(group["lr"] for group in self.optimizer.param_groups if group["part"] == "heads")
 
     def _shared(self, losses: Mapping[tuple[str, str], Tensor], step: Step) -> dict[tuple[str, str], float]:
         """The losses of all processes together, in every one."""
@@ -249,7 +265,7 @@ class Run:
             if not math.isfinite(value):
                 raise TrainingDivergedError(
                     f"the {kind} loss of teacher {name!r} is {value} at step {step.number + 1} "
-                    f"({step.student_side} px, learning rate {self.optimizer.param_groups[0]['lr']:.2g}); "
+                    f"({step.student_side} px, learning rate {self._rate():.2g}); "
                     "lower optimizer.rate, add warmup, or check that teacher; the last checkpoint is kept"
                 )
         total = sum(values.values())
@@ -334,20 +350,21 @@ class Run:
 
 
 def _optimizer(student: RADIOModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """Matrices decay; norms, biases, tokens and positions do not. The trunk and the heads have rates of their own."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Matrices decay; norms, biases, tokens and positions do not. Heads, trunk and tokens have rates of their own."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
-            trunk = not name.startswith("adaptors.")
-            decays = parameter.ndim > 1 and not name.endswith((".token", ".pos_embed"))
-            groups.setdefault((trunk, decays), []).append(parameter)
+            is_token = name.endswith(".token")
+            part = "heads" if name.startswith("adaptors.") else "tokens" if is_token else "trunk"
+            decays = parameter.ndim > 1 and not is_token and not name.endswith(".pos_embed")
+            groups.setdefault((part, decays), []).append(parameter)
     given = [
-        {"params": group, "trunk": trunk, "weight_decay": recipe.optimizer.weight_decay if decays else 0.0}
-        for (trunk, decays), group in groups.items()
+        {"params": group, "part": part, "weight_decay": recipe.optimizer.weight_decay if decays else 0.0}
+        for (part, decays), group in groups.items()
     ]
     if recipe.optimizer.name == "lamb":
         return require("timm.optim", "training").Lamb(given, lr=recipe.optimizer.rate)
-    return torch.optim.AdamW(given, lr=recipe.optimizer.rate)
+    return torch.optim.AdamW(given, lr=recipe.optimizer.rate, fused=True)
 
 
 def _checkpoint_blocks(student: RADIOModel) -> None:

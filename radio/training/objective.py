@@ -113,15 +113,14 @@ class Objective:
             seen: The part of the images that the student saw.
             target: From `target`.
         """
-        balanced = self.standardization.standardize(target.output.features.float().movedim(1, -1)).movedim(
-            -1, 1
-        )
-        mask = None
+        theirs, mask = target.output.features.float(), None
         if seen == target.seen:
-            ours, theirs = match_grids(student.features.float(), balanced)
+            # Balancing is affine, so that it may follow the resampling; a coarse grid has fewer positions to rotate.
+            ours, theirs = match_grids(student.features.float(), theirs)
         else:
-            ours, mask = align(student.features, seen, balanced, target.seen)
-            theirs = balanced
+            ours, mask = align(student.features, seen, theirs, target.seen)
+        balanced = self.standardization.standardize(theirs.movedim(1, -1), torch.float32)
+        theirs = balanced.movedim(-1, 1)
         compare = feature_mse if self.losses.features == "mse" else cosine_smooth_l1
         found = {"features": compare(ours, theirs, mask)}
         if self.recipe.use_summary:

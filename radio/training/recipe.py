@@ -65,6 +65,8 @@ class StudentRecipe:
         patch_size: In pixels.
         max_size: Side of the largest square image that the position grid has a place for each patch of, in pixels.
         head_width: Width inside the heads.
+        head_images: Over so many first images the tokens that heads read are standardized before the first step; 0
+            leaves them as they are. Heads on a trained start then learn several times faster.
         layer_scale: Scale each branch per channel.
         spectral: Reparametrize linear layers of the trunk by their largest singular value.
     """
@@ -79,6 +81,7 @@ class StudentRecipe:
     patch_size: int = 16
     max_size: int = 512
     head_width: int = 768
+    head_images: int = 0
     layer_scale: bool = True
     spectral: bool = False
 
@@ -170,6 +173,7 @@ class OptimizerRecipe:
         name: ``"adamw"`` or ``"lamb"``.
         rate: Peak learning rate.
         trunk_rate: Of the trunk, if it differs.
+        token_rate: Of the trunk's class tokens and registers, if it differs from the trunk's.
         weight_decay: Of matrices.
         warmup: Steps of a stage over which the rate rises.
         clip: Largest norm of the gradient.
@@ -178,6 +182,7 @@ class OptimizerRecipe:
     name: str = "adamw"
     rate: float = 1e-3
     trunk_rate: float | None = None
+    token_rate: float | None = None
     weight_decay: float = 0.02
     warmup: int = 0
     clip: float = 1.0
@@ -209,7 +214,7 @@ class Recipe:
         teachers, student, data, stages, loss, optimizer, evaluation: The parts.
         seed: All chance follows from it and from the step.
         device: ``"auto"`` or a torch device.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast of the student and of teachers that PyTorch runs.
         parallel: ``"ddp"`` or ``"fsdp2"``, among the processes that torchrun starts.
         gradient_checkpointing: Compute activations of blocks again in the backward pass, to save memory.
         checkpoint_every, log_every: In steps.

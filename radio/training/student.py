@@ -52,6 +52,35 @@ def build_student(
     return student.train()
 
 
+@torch.no_grad()
+def standardize_heads(student: RADIOModel, pixels: Tensor) -> None:
+    """Let the heads read their tokens at zero mean and unit variance: data-dependent initialization.
+
+    Tokens of a trained ViT nearly point the same way, and what tells images apart is small beside what they share: a
+    random head sees the shared part alone and learns slowly. The first layer of every head takes mean and deviation in.
+    (Krähenbühl et al. 2016, arXiv 1511.06856, for every layer; here it is only the first one.)
+
+    Args:
+        student: From `build_student`.
+        pixels: (B, 3, H, W) in [0, 1]; a few dozen images.
+    """
+    was_training = student.training
+    tokens = student.eval()(pixels)["backbone"]
+    summaries = tokens.summary.unflatten(1, (-1, student.embed_dim))
+    for adaptor in student.adaptors.values():
+        _standardize_inputs(adaptor.feat_mlp.fc1, tokens.features.flatten(0, 1))
+        if adaptor.head_idx in student.config.summary_idxs:
+            place = student.config.summary_idxs.index(adaptor.head_idx)
+            _standardize_inputs(adaptor.head_mlp.fc1, summaries[:, place])
+    student.train(was_training)
+
+
+def _standardize_inputs(linear: nn.Linear, inputs: Tensor) -> None:
+    mean, deviation = inputs.mean(0), inputs.std(0)
+    linear.weight.div_(deviation.clamp(min=0.1 * float(deviation.mean())))
+    linear.bias.sub_(linear.weight @ mean)
+
+
 def _start(recipe: StudentRecipe) -> tuple[RadioConfig, dict[str, Tensor]]:
     """The shape of the trunk, and the tensors it starts with under the names of `RADIOModel.backbone`."""
     if recipe.start == "scratch":

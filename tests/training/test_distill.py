@@ -28,9 +28,9 @@ from radio.training import PHIStandardization, TrainingDivergedError, distill, r
 from radio.training.curves import Curves, read_curves
 from radio.training.objective import WHOLE, Objective
 from radio.training.parallel import spread
-from radio.training.recipe import LossRecipe, TeacherRecipe
+from radio.training.recipe import LossRecipe, StudentRecipe, TeacherRecipe
 from radio.training.saving import write_checkpoint
-from radio.training.student import build_student
+from radio.training.student import build_student, standardize_heads
 
 DEVIATIONS = {"quiet": 0.03, "middle": 1.0, "loud": 5.0}
 
@@ -123,6 +123,57 @@ def test_curves_tell_teachers_resolutions_and_throughput(tmp_path: Path) -> None
     assert {row["stage"] for row in rows} == {"0", "1"} and int(rows[-1]["step"]) == 11
     rates = [float(row["value"]) for row in rows if row["measure"] == "rate"]
     assert rates[8] == pytest.approx(rates[0]) and rates[7] < rates[0] / 5  # restarted
+
+
+def test_tensorboard_has_the_numbers_of_the_csv_file_also_of_a_resumed_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pictures(tmp_path / "pictures", 6)
+    fields = recipe(tmp_path, tensorboard=True)
+    distill(fields, {"a": KnownTeacher(1.0)}, stop_after=4, progress=False)
+    distill(fields, {"a": KnownTeacher(1.0)}, progress=False)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == {
+        "features/a/32", "summary/a/32", "images_per_second", "rate", "skipped_images"
+    }  # fmt: skip
+    rows = [row for row in _rows(tmp_path) if row["measure"] == "features"]
+    found = board.Scalars("features/a/32")
+    assert [each.step for each in found] == [int(row["step"]) for row in rows] == list(range(1, 9))
+    assert [each.value for each in found] == pytest.approx([float(row["value"]) for row in rows], rel=1e-5)
+
+
+def test_tokens_trunk_and_heads_have_rates_of_their_own(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 4)
+    fields = recipe(tmp_path, optimizer={"rate": 1e-3, "trunk_rate": 0.0, "token_rate": 1e-2})
+    before = build_student(read_recipe(fields).student, _one_teacher(), seed=0).state_dict()
+    after = distill(fields, {"a": KnownTeacher(1.0)}, progress=False).state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name for name in moved if not name.startswith("adaptors.")} == {
+        "model.patch_generator.cls_token.token"
+    }
+    assert any(name.startswith("adaptors.") for name in moved)
+
+
+def test_heads_read_standardized_tokens_of_any_start(tmp_path: Path) -> None:
+    """What the first layer of a head gives is what it gave of standardized tokens before."""
+    student = build_student(StudentRecipe(start=str(REFERENCE), head_width=24), _one_teacher(), seed=0)
+    adaptor = student.adaptors["a"]
+    pixels = torch.rand(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    weights = [layer.weight.clone() for layer in (adaptor.head_mlp.fc1, adaptor.feat_mlp.fc1)]
+    standardize_heads(student, pixels)
+    assert student.training
+    with torch.no_grad():
+        tokens = student.eval()(pixels)["backbone"]
+    inputs = (tokens.summary[:, : student.embed_dim], tokens.features.flatten(0, 1))
+    for layer, weight, read in zip(
+        (adaptor.head_mlp.fc1, adaptor.feat_mlp.fc1), weights, inputs, strict=True
+    ):
+        standardized = (read - read.mean(0)) / read.std(0)
+        torch.testing.assert_close(layer(read), standardized @ weight.T, atol=1e-3, rtol=1e-3)
+
+
+def _one_teacher() -> dict[str, tuple[TeacherRecipe, KnownTeacher]]:
+    return {"a": (TeacherRecipe("a", "known", "a"), KnownTeacher(1.0))}
 
 
 def test_mosaic_saves_passes_in_a_run(tmp_path: Path) -> None:

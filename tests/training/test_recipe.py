@@ -12,7 +12,7 @@ from training_runs import KnownTeacher, pictures, recipe
 
 from radio import ImageError
 from radio.training import read_recipe
-from radio.training.data import Draw, Draws, FolderImages, TarImages, batches
+from radio.training.data import Draw, Draws, FolderImages, TarImages, batches, open_images
 from radio.training.objective import Objective
 from radio.training.plan import plan_steps
 from radio.training.recipe import DataRecipe
@@ -143,6 +143,32 @@ def test_every_image_comes_once_an_epoch_from_folders_and_tar_files(tmp_path: Pa
     for nothing in (FolderImages, TarImages):
         with pytest.raises(ValueError, match="images"):
             nothing(str(tmp_path / "nowhere"))
+
+
+def test_a_data_set_of_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of Parquet through `datasets` itself: pixels of the folder; a row that is no image is passed over."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = pictures(tmp_path / "pictures", 5)
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(folder.glob("*"))]
+    made = datasets.Dataset.from_dict({"image": rows, "text": list("abcde")})
+    made.cast_column("image", datasets.Image()).to_parquet(tmp_path / "rows" / "train.parquet")
+    data = DataRecipe(dataset=str(tmp_path / "rows"), augmentation="none")
+    images = open_images(data)
+    assert len(images) == 5
+    [found] = batches(images, data, 3, [[Draw(number, 16) for number in range(5)]])
+    [wanted] = batches(FolderImages(str(folder)), data, 3, [[Draw(number, 16) for number in range(5)]])
+    assert torch.equal(found.pixels, wanted.pixels) and found.skipped == 0
+
+    rows[2]["bytes"] = b"not an image"
+    made = datasets.Dataset.from_dict({"image": rows})
+    made.cast_column("image", datasets.Image()).to_parquet(tmp_path / "bad" / "train.parquet")
+    images = open_images(DataRecipe(dataset=str(tmp_path / "bad")))
+    [batch] = batches(images, data, 3, [[Draw(number, 16) for number in range(5)]])
+    assert batch.skipped >= 1 and batch.pixels.shape == (5, 3, 16, 16)
+    with pytest.raises(ValueError, match="columns text; expected image"):
+        datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "none" / "train.parquet")
+        open_images(DataRecipe(dataset=str(tmp_path / "none")))
 
 
 def test_crops_follow_from_the_seed_and_workers_change_nothing(tmp_path: Path) -> None:
