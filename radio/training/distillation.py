@@ -119,6 +119,7 @@ class Run:
         self.shift = max(each.shift for each in recipe.teachers)
         self.ada = AdaLoss()
         self.average, self.best, self.skipped = 0.0, math.inf, 0
+        self.unlogged: dict[tuple[str, int, str], list[float]] = {}
         self.start = self._restore() if self.saved else 0
 
     def _first_images(self, count: int) -> Tensor:
@@ -149,13 +150,16 @@ class Run:
         reader = batches(self.images, recipe.data, recipe.seed, [step.draws for step in steps])
         clock, done, logged = time.perf_counter(), self.start, self.start
         for step, batch in zip(steps, reader, strict=True):
-            losses = self._step(step, batch)
+            for key, value in self._step(step, batch).items():
+                self.unlogged.setdefault(key, []).append(float(value))
             done = step.number + 1
             bar.update()
             if done % recipe.log_every == 0 or done == total:
                 now = time.perf_counter()
                 images = self.processes.sum([len(batch.pixels)])[0] * (done - logged)
-                numbers = average_by_key({key: float(value) for key, value in losses.items()})
+                means = {key: sum(found) / len(found) for key, found in self.unlogged.items()}
+                numbers = average_by_key(means)
+                self.unlogged = {}
                 numbers["", 0, "images_per_second"] = images / (now - clock)
                 numbers["", 0, "rate"] = self._rate()
                 numbers["", 0, "skipped_images"] = self.processes.sum([self.skipped])[0]
@@ -295,11 +299,11 @@ class Run:
     def _save(self, done: int) -> None:
         weights, state = whole_state(self.model, self.optimizer)
         counts = self.processes.sum([self.skipped])[0]
-        local = [each.state_dict() for each in self.objectives]
-        everyone: list[Any] = [local]
+        own = {"objectives": [each.state_dict() for each in self.objectives], "unlogged": self.unlogged}
+        everyone: list[Any] = [own]
         if self.processes.size > 1:
             everyone = [None] * self.processes.size
-            torch.distributed.all_gather_object(everyone, local)
+            torch.distributed.all_gather_object(everyone, own)
         if self.processes.is_first:
             content = {
                 "fingerprint": fingerprint(self.recipe, self.processes.size),
@@ -307,7 +311,7 @@ class Run:
                 "images": len(self.images),
                 "weights": weights,
                 "optimizer": state,
-                "objectives": everyone,
+                "processes": everyone,
                 "ada": self.ada.averages,
                 "watch": {"average": self.average, "best": self.best, "skipped": counts},
             }
@@ -319,7 +323,9 @@ class Run:
         assert self.saved is not None
         saved, self.saved = self.saved, None
         restore_state(self.model, self.optimizer, saved["weights"], saved["optimizer"])
-        for each, state in zip(self.objectives, saved["objectives"][self.processes.rank], strict=True):
+        own = saved["processes"][self.processes.rank]
+        self.unlogged = own["unlogged"]
+        for each, state in zip(self.objectives, own["objectives"], strict=True):
             each.load_state_dict(state)
         self.ada.averages = saved["ada"]
         if saved.get("images", len(self.images)) != len(self.images):

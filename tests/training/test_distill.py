@@ -93,7 +93,7 @@ def test_the_folder_opens_with_load_model(tmp_path: Path) -> None:
     assert model.summary_dim == 2 * 32
     pixels = torch.rand(2, 3, 32, 48)
     objective = Objective(TeacherRecipe("a", "known", "a"), teachers["a"], LossRecipe())
-    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["objectives"][0][0]
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["processes"][0]["objectives"][0]
     objective.load_state_dict(state)
     with torch.no_grad():
         found, balanced = model(pixels)["a"], student(pixels)["a"]
