@@ -68,14 +68,15 @@ def standardize_heads(student: RADIOModel, pixels: Tensor) -> None:
     tokens = student.eval()(pixels)["backbone"]
     summaries = tokens.summary.unflatten(1, (-1, student.embed_dim))
     for adaptor in student.adaptors.values():
-        _standardize_inputs(adaptor.feat_mlp.fc1, tokens.features.flatten(0, 1))
+        _standardize_inputs(adaptor.feat_mlp.get_submodule("fc1"), tokens.features.flatten(0, 1))
         if adaptor.head_idx in student.config.summary_idxs:
             place = student.config.summary_idxs.index(adaptor.head_idx)
-            _standardize_inputs(adaptor.head_mlp.fc1, summaries[:, place])
+            _standardize_inputs(adaptor.head_mlp.get_submodule("fc1"), summaries[:, place])
     student.train(was_training)
 
 
-def _standardize_inputs(linear: nn.Linear, inputs: Tensor) -> None:
+def _standardize_inputs(linear: nn.Module, inputs: Tensor) -> None:
+    assert isinstance(linear, nn.Linear)
     mean, deviation = inputs.mean(0), inputs.std(0)
     linear.weight.div_(deviation.clamp(min=0.1 * float(deviation.mean())))
     linear.bias.sub_(linear.weight @ mean)
