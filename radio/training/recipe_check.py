@@ -57,6 +57,8 @@ def _check_numbers(recipe: Recipe) -> None:
     _at_least("student.", student, width=1, depth=0, heads=1, patch_size=1, head_width=1)
     _above_zero("student.", student, "mlp_ratio")
     _at_least("student.", student, max_size=student.patch_size)
+    if student.head_images == 1 or student.head_images < 0:
+        raise ValueError(f"student.head_images must be 0 or at least 2, got {student.head_images}")
     if student.start == "scratch" and student.width % student.heads:
         raise ValueError(
             f"student.width must be a multiple of heads, got {student.width} and {student.heads}"
@@ -68,6 +70,8 @@ def _check_numbers(recipe: Recipe) -> None:
     _at_least("optimizer.", optimizer, weight_decay=0, warmup=0)
     if optimizer.trunk_rate is not None:
         _at_least("optimizer.", optimizer, trunk_rate=0)
+    if optimizer.token_rate is not None:
+        _at_least("optimizer.", optimizer, token_rate=0)
     _at_least("evaluation.", evaluation, every=0, size=0, k=1)
     if evaluation.every and evaluation.labeled is None:
         raise ValueError(

@@ -52,6 +52,8 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ({"optimizer": {"clip": 0}}, "optimizer.clip must be above 0"),
         ({"optimizer": {"warmup": -1}}, "optimizer.warmup must be at least 0"),
         ({"student": {"width": 32, "heads": 3}}, "student.width must be a multiple of heads"),
+        ({"student": {"head_images": 1}}, "head_images must be 0 or at least 2, got 1"),
+        ({"optimizer": {"token_rate": -1e-3}}, "optimizer.token_rate must be at least 0"),
         ({"student": {"heads": 0}}, "student.heads must be at least 1"),
         ({"student": {"patch_size": 0}}, "student.patch_size must be at least 1"),
         ({"student": {"max_size": 4}}, "student.max_size must be at least 16"),
