@@ -82,7 +82,8 @@ class Outputs:
     def write(self, path: AnyPath) -> AbstractContextManager[Path]:
         """A temporary file that takes the place of ``path`` when the block ends well, and is removed when it does not.
 
-        Folders on the way are made. A file that is replaced passes its permissions on.
+        Folders on the way are made. A file that is replaced passes its permissions on; a new one has those that the
+        process gives to new files, whatever the writer made of them (safetensors' writer lets nobody else read).
 
         Raises:
             ValueError: The path is an input, or an earlier output, under this name or another.
@@ -91,15 +92,19 @@ class Outputs:
         return self._replacing(Path(path))
 
     def move(self, finished: Path, path: AnyPath) -> None:
-        """Move a finished file, on the same file system, to its place; for files that appear together.
+        """Move a finished file out of a `staging` folder to its place; for files that appear together.
 
         Raises:
             ValueError, OSError: As `write`.
         """
-        place = Path(path)
+        self._move(finished, Path(path), _file_mode(finished.parent))
+
+    def _move(self, finished: Path, place: Path, mode: int) -> None:
         self._check(place)
         if place.exists():
             shutil.copymode(place, finished)
+        else:
+            finished.chmod(mode)
         finished.replace(place)
         self._written.add(_identity(place))
 
@@ -111,8 +116,9 @@ class Outputs:
         try:
             try:
                 temporary.touch(exist_ok=False)
+                mode = _file_mode(temporary)
                 yield temporary
-                self.move(temporary, path)
+                self._move(temporary, path, mode)
             except OSError as error:
                 if error.errno is None or error.filename is not None:
                     raise
@@ -182,6 +188,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with staging(path.parent, path.name) as folder:
         yield folder
+        mode = _file_mode(folder)
+        for file in folder.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(mode)
         try:
             folder.rename(path)
         except OSError:
@@ -199,6 +209,11 @@ def _require_regular(found: os.stat_result, path: AnyPath) -> None:
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
         number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
         raise OSError(number, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def _file_mode(made: Path) -> int:
+    """The permissions that this process gives to new files, off a file or folder that it has just made."""
+    return stat.S_IMODE(made.stat().st_mode) & 0o666
 
 
 def _identity(path: AnyPath) -> tuple[int, int] | None:

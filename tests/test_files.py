@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from radio.data.tensor_files import load_tensors, save_tensors
-from radio.files import Outputs, atomic_write, open_regular, staging
+from radio.files import Outputs, atomic_write, new_folder, open_regular, staging
 
 
 def _names(folder: Path) -> list[str]:
@@ -46,6 +46,24 @@ def test_permissions_are_those_of_a_new_file_or_of_the_one_that_is_replaced(tmp_
     with atomic_write(target) as temporary:
         temporary.write_text("2")
     assert target.stat().st_mode & 0o777 == 0o600 and target.read_text() == "2"
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
+    """Whatever the writer does: safetensors 0.8 makes files that only their owner can read."""
+    from radio import load_model
+
+    (tmp_path / "new.txt").touch()
+    usual = (tmp_path / "new.txt").stat().st_mode
+    with atomic_write(tmp_path / "a.bin") as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
+    with new_folder(tmp_path / "made") as folder:
+        (folder / "b.bin").touch(mode=0o600)
+    load_model(Path(__file__).parent / "reference" / "hf_repo", device="cpu").save_pretrained(
+        tmp_path / "saved"
+    )
+    files = [tmp_path / "a.bin", tmp_path / "made" / "b.bin", *(tmp_path / "saved").iterdir()]
+    assert {file.name: file.stat().st_mode for file in files} == {file.name: usual for file in files}
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
