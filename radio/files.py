@@ -71,7 +71,7 @@ class Outputs:
 
         Raises:
             ValueError: An output is an input or another output.
-            OSError: Something that is not a regular file is there, or a link.
+            OSError: Something that is not a regular file is there, or a link, or the folder is write-protected.
         """
         for path in paths:
             self._check(Path(path))
@@ -120,8 +120,8 @@ class Outputs:
                 yield temporary
                 self._move(temporary, path, mode)
             except OSError as error:
-                if error.errno is None or error.filename is not None:
-                    raise
+                if error.errno is None or str(error.filename) not in ("None", str(temporary)):
+                    raise  # of another file
                 raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
             finally:
                 temporary.unlink(missing_ok=True)
@@ -132,6 +132,9 @@ class Outputs:
         try:
             found = path.lstat()
         except FileNotFoundError:
+            folder = next(folder for folder in path.absolute().parents if folder.exists())
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is write-protected", os.fspath(folder)) from None
             return
         identity = _identity(path)
         if identity in self._inputs:

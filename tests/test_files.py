@@ -362,3 +362,18 @@ def test_names_that_some_file_systems_take_for_one(tmp_path):
     paths = [Path(normalize("NFC", "é.png")), Path(normalize("NFD", "é.png")), Path("A.png"), Path("b/a.png")]
     found = names(paths)
     assert len({normalize("NFC", name).casefold() for name in found}) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is write-protected for root")
+def test_a_write_protected_folder_is_refused_before_any_work(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError, match="write-protected") as told:
+        Outputs().check(tmp_path / "new" / "out.png")
+    assert told.value.filename == str(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which even root makes no file")
+def test_what_cannot_be_written_is_called_by_its_name():
+    with pytest.raises(OSError) as told, atomic_write("/proc/out.png"):
+        pass
+    assert told.value.filename == "/proc/out.png"

@@ -73,7 +73,7 @@ def spread_out(matches: Matches, count: int, grid: tuple[int, int]) -> Matches:
         grid: Height and width of the first image's grid, in patches.
     """
     kept: list[int] = []
-    apart = (grid[0] * grid[1] / max(count, 1)) ** 0.5
+    apart = max((grid[0] * grid[1] / max(count, 1)) ** 0.5, 1.1)  # neighbors are never apart
     places = matches.first.float()
     while len(kept) < count and apart > 1:
         for number in range(len(places)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from radio.tasks.matching import best_buddies, spread_out
+from radio.tasks.matching import Matches, best_buddies, spread_out
 
 
 def test_a_moved_image_is_found_again():
@@ -42,3 +42,13 @@ def test_shown_matches_lie_apart():
     distances = torch.cdist(shown.first.float(), shown.first.float()) + 99 * torch.eye(9)
     assert distances.min() > 1.4
     assert len(spread_out(best_buddies(features, features), 1000, (12, 12)).first) <= 144
+
+
+def test_a_grid_of_few_patches_shows_its_pairs_too() -> None:
+    def matches(places: list[tuple[int, int]]) -> Matches:
+        at = torch.tensor(places)
+        return Matches(at, at, torch.ones(len(places)))
+
+    assert spread_out(matches([(0, 0)]), 40, (1, 1)).first.tolist() == [[0, 0]]
+    few = spread_out(matches([(0, 0), (0, 1), (1, 1), (2, 2)]), 40, (3, 3))
+    assert few.first.tolist() == [[0, 0], [1, 1], [2, 2]]
