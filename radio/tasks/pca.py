@@ -219,7 +219,7 @@ class PCAAccumulator:
         if self.count <= _COMPONENTS or self._mean.numel() < _COMPONENTS:
             raise ValueError(
                 f"a PCA needs at least {_COMPONENTS + 1} patches of {_COMPONENTS} channels, "
-                f"got {self.count} of {self._mean.numel()}"
+                f"got {self.count} of {self._mean.numel()}; more or larger images have more patches"
             )
         variances, directions = torch.linalg.eigh(self._scatter / self.count)
         components = _fix_signs(directions.T.flip(0)[:_COMPONENTS])

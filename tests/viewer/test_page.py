@@ -205,6 +205,18 @@ def test_photos_are_added_and_bad_ones_named(page: Page, photos: list[Path], tmp
     page.until(lambda: photos[0].name not in page.words("Photo"), "it is still there")
 
 
+def test_a_strip_is_wide_enough_to_be_seen(page: Page, tmp_path: Path) -> None:
+    Image.linear_gradient("L").resize((2, 600)).save(tmp_path / "strip.png")
+    page.find("#add").send_keys(str(tmp_path / "strip.png"))
+    page.until(lambda: page.words("Photo").startswith("strip.png"), "it was not added")
+    page.settle()
+    assert page.words("Photo").endswith("2 × 600")
+    for title in ("Photo", "Similarity", "Colors"):
+        size = page.panel(title).find_element(By.TAG_NAME, "canvas").size
+        assert size["width"] >= 16 and size["height"] > 150, title
+        assert len(set(page.pixels(title))) > 2, title
+
+
 def test_another_tab_sees_nothing_of_it(page: Page, address: str, photos: list[Path]) -> None:
     count = len(page.browser.find_elements(By.CSS_SELECTOR, "#photos li"))
     page.find("#add").send_keys(str(photos[0]))

@@ -64,6 +64,10 @@ class ProbeConfig:
             OSError: There is no such file, or it cannot be read.
             ValueError: It is no config of a probe, or of a later version of this library.
         """
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no {path}; give a folder that 'radio probe train' wrote, or Probe.save"
+            )
         with open_regular(path) as file:
             content = file.read(_LARGEST_CONFIG + 1)
         try:

@@ -3,6 +3,8 @@
 import { drawFrame } from "./paint.js";
 
 const SHOWN_SIDE = 1024;
+/** Sides of a picture: how many times as long as the other at most. */
+const LONGEST = 12;
 const SAVE_ICON = `<svg viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="1.7" stroke-linecap="round"
   stroke-linejoin="round" aria-hidden="true"><path d="M8 2v8M4.7 7 8 10.3 11.3 7M2.5 13.5h11"/></svg>`;
 
@@ -50,13 +52,13 @@ export class Panel {
     return tool;
   }
 
-  /** Width and height of what is shown, in any unit. */
+  /** Width and height of what is shown, in any unit. Strips become wider than they are, so that they can be seen. */
   setSize(width, height) {
-    const scale = SHOWN_SIDE / Math.max(width, height);
-    this.size = [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];
+    const ratio = Math.min(Math.max(width / height, 1 / LONGEST), LONGEST);
+    this.size = [Math.min(ratio, 1), Math.min(1 / ratio, 1)].map((side) => Math.round(SHOWN_SIDE * side));
     [this.canvas.width, this.canvas.height] = this.size;
-    this.frame.style.aspectRatio = `${width} / ${height}`;
-    this.frame.style.width = `min(100%, calc(var(--tall) * ${width / height}))`;
+    this.frame.style.aspectRatio = `${ratio}`;
+    this.frame.style.width = `min(100%, calc(var(--tall) * ${ratio}))`;
   }
 
   /** Show what a function draws: (context, width, height). */
