@@ -97,7 +97,7 @@ class Outputs:
         Raises:
             ValueError, OSError: As `write`.
         """
-        self._move(finished, Path(path), _file_mode(finished.parent))
+        self._move(finished, Path(path), file_mode(finished.parent))
 
     def _move(self, finished: Path, place: Path, mode: int) -> None:
         self._check(place)
@@ -116,7 +116,7 @@ class Outputs:
         try:
             try:
                 temporary.touch(exist_ok=False)
-                mode = _file_mode(temporary)
+                mode = file_mode(temporary)
                 yield temporary
                 self._move(temporary, path, mode)
             except OSError as error:
@@ -191,7 +191,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with staging(path.parent, path.name) as folder:
         yield folder
-        mode = _file_mode(folder)
+        mode = file_mode(folder)
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink():
                 file.chmod(mode)
@@ -200,6 +200,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         except OSError:
             if not path.is_dir():
                 raise
+
+
+def file_mode(made: Path) -> int:
+    """The permissions that this process gives to new files, off a file or folder that it has just made."""
+    return stat.S_IMODE(made.stat().st_mode) & 0o666
 
 
 def cache_folder() -> Path:
@@ -212,11 +217,6 @@ def _require_regular(found: os.stat_result, path: AnyPath) -> None:
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
         number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
         raise OSError(number, f"it is {kind}, not a regular file", os.fspath(path))
-
-
-def _file_mode(made: Path) -> int:
-    """The permissions that this process gives to new files, off a file or folder that it has just made."""
-    return stat.S_IMODE(made.stat().st_mode) & 0o666
 
 
 def _identity(path: AnyPath) -> tuple[int, int] | None:

@@ -25,7 +25,7 @@ from radio.checkpoints.shapes import check_names
 from radio.checkpoints.torch_file import plain_tensors, read_torch_content
 from radio.config import AdaptorConfig, HeadConfig, Radio1DConfig, RadioConfig
 from radio.errors import CheckpointError
-from radio.files import Outputs, staging
+from radio.files import Outputs, file_mode, staging
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -243,6 +243,7 @@ def write_hub_repo(
             metadata = {"format": "pt", _PAIR: content[_PAIR]}
             save_file(named, place / WEIGHTS, metadata=metadata)
             _sort_metadata(place / WEIGHTS, metadata)
+            (place / WEIGHTS).chmod(file_mode(place))
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
         (place / CONFIG).write_text(_to_text(content), encoding="utf-8")
