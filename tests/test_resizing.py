@@ -15,6 +15,7 @@ from radio.data.batches import image_batches
 from radio.images import resize_image
 from radio.tasks import segmentation
 from radio.tasks.mode_switching import measure_mode_switching
+from radio.tasks.segmentation import LabelEmbeddings, SegmentOptions
 from radio.tasks.spatial import spatial_features
 
 SIZES = [
@@ -28,6 +29,8 @@ SIZES = [
     (128, 192),
     "crop:64x128",
 ]
+CAT = LabelEmbeddings(torch.zeros(1, 40), torch.tensor([0]), 100.0)
+"""One label, wherever it lies in the text space."""
 
 
 @pytest.fixture(scope="module", params=[None, 4], ids=["plain", "windows"])
@@ -52,13 +55,12 @@ def _run_at(model, image, size, monkeypatch):
     if size is not None:  # segmentation has a default of its own
         seen = []
 
-        def patch_similarity(model, adaptor, resized, embeddings, window, stride):
+        def patch_similarity(model, adaptor, resized, embeddings, window, stride, refine):
             seen.append(tuple(resized.shape[-2:]))
             return torch.zeros(1, 2, 2)
 
         monkeypatch.setattr(segmentation, "patch_similarity", patch_similarity)
-        monkeypatch.setattr(segmentation, "class_embeddings", lambda *_: torch.zeros(1, 40))
-        segmentation.segment(model, "clip", image, ["cat"], size=size)
+        segmentation.segment_with(model, "clip", image, CAT, SegmentOptions(size))
         found["segmentation"] = seen[0]
     return found
 
@@ -76,7 +78,7 @@ def test_all_callers_agree(model, image, size, monkeypatch):
 
 
 @pytest.mark.parametrize("size", ["long:4096", 4096, "patches:3", (100, 96), "crop:100x96", "vast", (0, 16)])
-def test_all_callers_refuse_the_same_with_the_same_words(model, image, size, monkeypatch):
+def test_all_callers_refuse_the_same_with_the_same_words(model, image, size):
     if size == "patches:3" and model.window_size is None:
         pytest.skip("three patches make an image without windows")
     with pytest.raises(ValueError) as refused:
@@ -86,9 +88,8 @@ def test_all_callers_refuse_the_same_with_the_same_words(model, image, size, mon
         lambda: list(image_batches(model, [image], [0], size)),
         lambda: list(spatial_features(model, [image], size)),
         lambda: list(measure_mode_switching(model, {"it": image}, [size, 64], 64)),
-        lambda: segmentation.segment(model, "clip", image, ["cat"], size=size),
+        lambda: segmentation.segment_with(model, "clip", image, CAT, SegmentOptions(size)),
     ]
-    monkeypatch.setattr(segmentation, "class_embeddings", lambda *_: torch.zeros(1, 40))
     for caller in callers:
         with pytest.raises(ValueError) as also:
             caller()
@@ -129,11 +130,10 @@ def test_the_commands_agree_too(window, reference, image, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_a_default_never_asks_for_more_than_the_model_supports(model, monkeypatch):
+def test_a_default_never_asks_for_more_than_the_model_supports(model):
     """A strip: its short side cannot become the preferred one without its long side going too far."""
-    monkeypatch.setattr(segmentation, "class_embeddings", lambda *_: torch.zeros(1, 40))
     strip = torch.rand(3, 32, 900, generator=torch.Generator().manual_seed(0))
-    assert segmentation.segment(model, "clip", strip, ["cat"]).label.shape == (32, 900)
+    assert segmentation.segment_with(model, "clip", strip, CAT).label.shape == (32, 900)
 
 
 def test_resize_reads_what_encode_reads(model, photos):

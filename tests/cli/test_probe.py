@@ -102,8 +102,8 @@ def test_depths_come_out_in_millimeters(data, tmp_path, capsys):
         (["train", "depth", "{data}/images", "-o", "{out}", "-m", MODEL], "needs --depths FOLDER"),
         (["train", "linear", "{data}/images", "-o", "{out}", "-m", MODEL], "no images in subfolders"),
         (["train", "linear", "{data}/colors", "-o", "{data}", "-m", MODEL, "--k", "3"], "no setting 'k'"),
-        (["predict", "{data}", "{data}/images/0.png"], "cannot use .*config.json"),
-        (["evaluate", "{data}", "{data}/colors"], "cannot use .*config.json"),
+        (["predict", "{data}", "{data}/images/0.png"], "there is no .*config.json"),
+        (["evaluate", "{data}", "{data}/colors"], "there is no .*config.json"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(words, message, data, tmp_path, capsys):

@@ -66,7 +66,7 @@ class ProbeConfig:
         """
         if not path.exists():
             raise FileNotFoundError(
-                f"there is no {path}; give a folder that 'radio probe train' wrote, or Probe.save"
+                f"there is no {path}; give a folder that 'radio probe train' or Probe.save wrote"
             )
         with open_regular(path) as file:
             content = file.read(_LARGEST_CONFIG + 1)
