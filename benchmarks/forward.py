@@ -1,9 +1,9 @@
 """The forward pass against transformers, timm, OpenVINO and ONNX Runtime, on the same random weights.
 
-    python benchmarks/forward.py                                     # everything, about 20 minutes on two cores
-    python benchmarks/forward.py --models ViT-B --sides 512 --images 1
-    python benchmarks/forward.py --threads 1 2 --busy 0 4            # one and two threads, alone and beside 4 processes
-    python benchmarks/forward.py --quick                             # a tiny model and a tiny image, seconds
+    python benchmarks/forward.py                          # a ViT-B, one image of 224 and of 512 px, minutes
+    python benchmarks/forward.py --models ViT-B ViT-L --sides 224 512 768 1024 --images 1 4 --rounds 5   # hours
+    python benchmarks/forward.py --threads 1 2 --busy 0 4 # one and two threads, alone and beside 4 processes
+    python benchmarks/forward.py --quick                  # a tiny model and a tiny image, seconds
 
 Before anything is timed, the outputs are compared. Needs ``pip install '.[benchmarks,openvino,onnxruntime]'``.
 """
@@ -30,6 +30,7 @@ from peers import (
     Forward,
     check_equal,
     forward_of,
+    graphs_of_this_run,
     random_model,
 )
 from timing import (
@@ -209,17 +210,33 @@ def compare_memory(size_name: str, dtype: str, sides: list[int], images: list[in
             print_row([str(side), str(number), *cells])
 
 
+def compare_all(size_name: str, dtype: str, args: argparse.Namespace) -> None:
+    """The tables of one model and dtype: times for every number of threads and of other processes, then memory."""
+    if args.only in (None, "time"):
+        square = 256 if args.quick else SQUARE
+        for threads, others in product(args.threads, args.busy):
+            torch.set_num_threads(threads)
+            print_header()
+            if others:
+                print(f"beside {others} processes that compute")
+            with torch.inference_mode(), busy(others):
+                compare(size_name, dtype, args.sides, args.images, args.rounds, square, CLOCKS[args.clock])
+    if args.only in (None, "memory"):
+        sides = [args.sides[-1]] if args.quick else args.sides
+        compare_memory(size_name, dtype, sides, args.images[:1], args.threads[0])
+
+
 def main() -> None:
     """Run the comparisons."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a tiny model and a tiny image")
-    parser.add_argument("--models", nargs="+", default=["ViT-B", "ViT-L"], choices=list(SIZES))
-    parser.add_argument("--sides", nargs="+", type=int, default=[224, 512, 768, 1024])
-    parser.add_argument("--images", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--models", nargs="+", default=["ViT-B"], choices=list(SIZES))
+    parser.add_argument("--sides", nargs="+", type=int, default=[224, 512])
+    parser.add_argument("--images", nargs="+", type=int, default=[1])
     parser.add_argument("--dtypes", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0))])
     parser.add_argument(
         "--busy", nargs="+", type=int, default=[0], help="other processes that compute meanwhile"
@@ -236,22 +253,9 @@ def main() -> None:
         found = measure_peak(args.models[0], args.dtypes[0], args.peak, args.sides[0], args.images[0])
         print(json.dumps(found))
         return
-    for size_name in args.models:
-        for dtype in args.dtypes:
-            for threads, others in product(args.threads, args.busy):
-                torch.set_num_threads(threads)
-                print_header()
-                if others:
-                    print(f"beside {others} processes that compute")
-                if args.only in (None, "time"):
-                    square = 256 if args.quick else SQUARE
-                    with torch.inference_mode(), busy(others):
-                        compare(
-                            size_name, dtype, args.sides, args.images, args.rounds, square, CLOCKS[args.clock]
-                        )
-            if args.only in (None, "memory"):
-                sides = [args.sides[-1]] if args.quick else args.sides
-                compare_memory(size_name, dtype, sides, args.images[:1], args.threads[0])
+    with graphs_of_this_run():
+        for size_name, dtype in product(args.models, args.dtypes):
+            compare_all(size_name, dtype, args)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ The peers do not copy the weights; they share their memory, so that a comparison
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,17 +147,26 @@ def timm_peer(model: RADIONetwork) -> nn.Module:
     return peer.eval().requires_grad_(False)
 
 
-def runtime_model(model: RADIONetwork, runtime: str) -> RADIONetwork:
-    """Our model with the same weights, its backbone in a runtime, as `load_model` gives it. Its graph is not kept."""
+@contextmanager
+def graphs_of_this_run() -> Iterator[None]:
+    """A cache of graphs for a run and the processes that it starts, so that each is made once; deleted at its end."""
+    before = os.environ.get("XDG_CACHE_HOME")
     with TemporaryDirectory() as folder:
-        before = dict(os.environ)
         os.environ["XDG_CACHE_HOME"] = folder
         try:
-            write_hub_repo(Path(folder) / "model", model.config, model.state_dict())
-            return load_model(Path(folder) / "model", dtype=model.dtype, runtime=runtime)  # type: ignore[arg-type]
+            yield
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            if before is None:
+                del os.environ["XDG_CACHE_HOME"]
+            else:
+                os.environ["XDG_CACHE_HOME"] = before
+
+
+def runtime_model(model: RADIONetwork, runtime: str) -> RADIONetwork:
+    """Our model with the same weights, its backbone in a runtime, as `load_model` gives it."""
+    with TemporaryDirectory() as folder:
+        write_hub_repo(Path(folder) / "model", model.config, model.state_dict())
+        return load_model(Path(folder) / "model", dtype=model.dtype, runtime=runtime)  # type: ignore[arg-type]
 
 
 def forward_of(subject: str, model: RADIONetwork) -> Forward:
