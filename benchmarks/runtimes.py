@@ -108,8 +108,10 @@ def main() -> None:
         args.calibrate, args.sides, args.rounds = 2, [64], 2
     torch.set_num_threads(args.threads)
     photographs = sorted(args.photographs.glob("*.jpg"))
-    calibration = photographs[: args.calibrate]
-    compared = photographs[-min(args.compare, len(photographs)) :]
+    if len(photographs) < 3:
+        parser.error(f"{args.photographs} has {len(photographs)} .jpg files, and at least 3 are needed")
+    calibration = photographs[: min(args.calibrate, len(photographs) // 2)]
+    compared = photographs[len(calibration) :][: args.compare]
     subjects = build(args.model, args.runtimes, calibration)
     print_header()
     columns = ["", "px", "cos summary (least)", "cos features (least)", "same 5 nearest", "ms"]
