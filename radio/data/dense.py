@@ -21,6 +21,9 @@ from radio.optional import require
 IGNORED = 255
 """The label of pixels that count neither in training nor in evaluation."""
 
+MOST_NUMBERS = 1024
+"""Labels without names. More are those of a depth map or of instances, and a head for each takes all memory."""
+
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -68,7 +71,7 @@ class MaskFolder(PairedFolder):
         reduce_zero_label: 0 stands for no label and 1 is the first one, as in ADE20k's files.
 
     Raises:
-        ValueError: As `PairedFolder`, or there are fewer than two classes.
+        ValueError: As `PairedFolder`, or there are fewer than two classes, or more than `MOST_NUMBERS` without names.
     """
 
     def __init__(
@@ -101,6 +104,11 @@ class MaskFolder(PairedFolder):
         for path in self.targets:
             labels = self._labels(read_mask(path))
             highest = max([highest, *labels[labels != IGNORED].unique().tolist()])
+            if highest >= MOST_NUMBERS:
+                raise ValueError(
+                    f"{printable(str(path))} has the label {highest}, and at most {MOST_NUMBERS} labels are taken by "
+                    "number: it may be a depth map, or count instances; if it does hold classes, give their names"
+                )
         return tuple(map(str, range(highest + 1)))
 
 

@@ -246,6 +246,9 @@ def test_masks_and_depths_that_are_wrong(tiny, boxes, features, tmp_path):
         ImageError, match=r"0\.png has the label 2, but there are 2 classes: labels are 0 to 1"
     ):
         MaskFolder(images, masks, ["ground", "box"]).target(0)
+    Image.fromarray(np.full((64, 96), 40_000, np.uint16)).save(masks / "3.png")
+    with pytest.raises(ValueError, match=r"3\.png has the label 40000, .* it may be a depth map"):
+        MaskFolder(images, masks)
     Image.new("RGB", (96, 64)).save(masks / "3.png")
     with pytest.raises(ImageError, match=r"3\.png is a picture of mode RGB, not a mask"):
         MaskFolder(images, masks, ["ground", "box"]).target(3)
