@@ -54,6 +54,13 @@ def test_quantization():
 
 
 @pytest.mark.slow
+def test_freezing():
+    rows = _rows("freezing.py", "--quick")[1:]
+    assert [row[1] for row in rows] == ["eager", "Inductor, frozen", "OpenVINO"]
+    assert all(float(row[5]) < 1e-4 for row in rows)
+
+
+@pytest.mark.slow
 def test_gpu_script_on_a_cpu():
     rows = _rows("gpu.py", "--tiny", "--device", "cpu", "--modes", "eager", "compiled")[1:]
     subjects = ("radio", "transformers", "timm")
