@@ -64,10 +64,11 @@ def test_masks(tmp_path, text_towers, monkeypatch, capsys):
 def test_segmentation(tmp_path, text_towers, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((150, 100)).save("photo.jpg")
-    code = _blocks("segmentation", "python").replace('"radio_v2.5-l"', repr(CHECKPOINT)).replace("768", "64")
+    small = _blocks("segmentation", "python").replace("768", "64").replace("384", "32")
+    code = small.replace('"radio_v2.5-l"', repr(CHECKPOINT))
     code = code.replace('["clip"])', f'["clip"], text_weights={str(text_towers["clip"])!r}, device="cpu")', 1)
     names: dict = {}
-    exec(code.replace("384", "32"), names)
+    exec(code, names)
     assert names["result"].label.shape == (100, 150) and names["result"].similarity.shape == (3, 100, 150)
     assert names["picture"].width >= 150
 
@@ -78,8 +79,9 @@ def test_video(tmp_path, monkeypatch):
     photo = Image.open(ROOT / "examples" / "images" / "coffee.jpg")
     frames = (Frame(photo.crop((8 * i, 0, 8 * i + 96, 64)), Fraction(i, 25)) for i in range(4))
     write_frames(Path("clip.mp4"), frames, Video(4, Fraction(25), Fraction(1, 12800)))
-    code = _blocks("video", "python").replace('"radio_v2.5-l"', f'{CHECKPOINT!r}, device="cpu"')
+    small = _blocks("video", "python").replace("512", "64")
+    code = small.replace('"radio_v2.5-l"', f'{CHECKPOINT!r}, device="cpu"')
     names: dict = {}
-    exec(code.replace("512", "64"), names)
+    exec(code, names)
     assert len(names["encodings"]) == 4 and names["drift"][0] == pytest.approx(1, abs=1e-5)
     assert names["stability"].frames == 4 and 0 < names["stability"].features < 1
