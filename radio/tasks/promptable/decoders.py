@@ -47,23 +47,11 @@ class MaskDecoder(Protocol):
         ...
 
 
-class SamMaskDecoder:
-    """Of SAM (`transformers.SamModel`); see `MaskDecoder`."""
-
-    adaptor_name = "sam"
-    keeps_aspect = True
-    threshold = 0.0
+class _TransformersDecoder:
+    """What transformers' decoders share: their own forward pass, from the image embedding on."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        vision = model.config.vision_config
-        self.feature_dim, self.side = int(vision.hidden_size), int(vision.image_size)
-        self.grid = self.side // int(vision.patch_size)
-
-    @torch.no_grad()
-    def embed(self, features: Tensor) -> Tensor:
-        """Features (1, C, grid, grid) to SAM's image embedding."""
-        return self.model.vision_encoder.neck(features.movedim(1, -1))
 
     @torch.no_grad()
     def decode(
@@ -74,11 +62,37 @@ class SamMaskDecoder:
         boxes: Tensor | None,
         several: bool,
     ) -> tuple[Tensor, Tensor]:
-        """See `MaskDecoder`."""
-        return _decode(self.model, embedding, points, labels, boxes, several)
+        """See `MaskDecoder`. transformers takes a batch of images with their prompts."""
+        output = self.model(
+            image_embeddings=embedding,
+            input_points=None if points is None else points[None],
+            input_labels=None if labels is None else labels[None],
+            input_boxes=None if boxes is None else boxes[None],
+            multimask_output=several,
+        )
+        return output.pred_masks[0], output.iou_scores[0]
 
 
-class Sam3MaskDecoder:
+class SamMaskDecoder(_TransformersDecoder):
+    """Of SAM (`transformers.SamModel`); see `MaskDecoder`."""
+
+    adaptor_name = "sam"
+    keeps_aspect = True
+    threshold = 0.0
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        vision = model.config.vision_config
+        self.feature_dim, self.side = int(vision.hidden_size), int(vision.image_size)
+        self.grid = self.side // int(vision.patch_size)
+
+    @torch.no_grad()
+    def embed(self, features: Tensor) -> Tensor:
+        """Features (1, C, grid, grid) to SAM's image embedding."""
+        return self.model.vision_encoder.neck(features.movedim(1, -1))
+
+
+class Sam3MaskDecoder(_TransformersDecoder):
     """Of SAM 3's promptable half (`transformers.Sam3TrackerModel`); see `MaskDecoder`."""
 
     adaptor_name = "sam3"
@@ -86,7 +100,7 @@ class Sam3MaskDecoder:
     threshold = 0.0
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        super().__init__(model)
         vision = model.config.vision_config
         self.feature_dim = int(vision.backbone_config.hidden_size)
         self.side = int(model.config.prompt_encoder_config.image_size)
@@ -100,34 +114,3 @@ class Sam3MaskDecoder:
         maps[0], maps[1] = decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])
         maps[-1] = maps[-1] + model.no_memory_embedding.view(1, -1, 1, 1)
         return maps[: len(model.backbone_feature_sizes)]
-
-    @torch.no_grad()
-    def decode(
-        self,
-        embedding: Any,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        several: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """See `MaskDecoder`."""
-        return _decode(self.model, embedding, points, labels, boxes, several)
-
-
-def _decode(
-    model: Any,
-    embedding: Any,
-    points: Tensor | None,
-    labels: Tensor | None,
-    boxes: Tensor | None,
-    several: bool,
-) -> tuple[Tensor, Tensor]:
-    """Transformers' own forward pass from the image embedding on; it takes a batch of images with their prompts."""
-    output = model(
-        image_embeddings=embedding,
-        input_points=None if points is None else points[None],
-        input_labels=None if labels is None else labels[None],
-        input_boxes=None if boxes is None else boxes[None],
-        multimask_output=several,
-    )
-    return output.pred_masks[0], output.iou_scores[0]
