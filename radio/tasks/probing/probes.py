@@ -191,16 +191,23 @@ class DenseProbe(Probe):
         pixels = load_image(image)
         return self._maps(self._output(pixels).features[0], pixels.shape[-2], pixels.shape[-1])
 
-    def _measure(
+    def evaluate(
         self,
-        metrics: SegmentationMetrics | DepthMetrics,
         data: DenseData,
         features: str | os.PathLike[str],
-        batch_size: int,
-        skip_unreadable: bool,
-        progress: Progress | None,
+        batch_size: int = 16,
+        skip_unreadable: bool = False,
+        progress: Progress | None = None,
     ) -> Metrics:
-        """Compare what each image gets with the truth, at its own size."""
+        """Compare what each image gets with the truth, at its own size.
+
+        Arguments and errors are those of `ClassificationProbe.evaluate`.
+
+        Returns:
+            For classes ``miou`` over those that occur, ``pixel_accuracy``, and ``iou/CLASS``; for depths ``rmse`` in
+            meters, ``abs_rel`` and ``delta1``.
+        """
+        metrics = self._metrics(data)
         cached, rows = read_features(
             self.model, data, features, self.config.size, True, batch_size, skip_unreadable, progress
         )
@@ -209,6 +216,9 @@ class DenseProbe(Probe):
             found = self._maps(cached.spatial(row, self._spatial_name()), *truth.shape)
             metrics.update(found.argmax(dim=0) if len(self.classes) else found[0], truth)
         return {"images": len(rows), **metrics.compute()}
+
+    def _metrics(self, data: DenseData) -> SegmentationMetrics | DepthMetrics:
+        raise NotImplementedError
 
 
 class SegmentationProbe(DenseProbe):
@@ -223,21 +233,9 @@ class SegmentationProbe(DenseProbe):
         logits = self._predicted(image)
         return PixelLabels(logits.argmax(dim=0), logits.softmax(dim=0))
 
-    def evaluate(
-        self,
-        data: DenseData,
-        features: str | os.PathLike[str],
-        batch_size: int = 16,
-        skip_unreadable: bool = False,
-        progress: Progress | None = None,
-    ) -> Metrics:
-        """``miou`` over the classes that occur, ``pixel_accuracy``, and ``iou/CLASS``.
-
-        Arguments and errors are those of `ClassificationProbe.evaluate`.
-        """
+    def _metrics(self, data: DenseData) -> SegmentationMetrics:
         _check_classes(getattr(data, "classes", self.classes), self.classes)
-        metrics = SegmentationMetrics(self.classes)
-        return self._measure(metrics, data, features, batch_size, skip_unreadable, progress)
+        return SegmentationMetrics(self.classes)
 
 
 class DepthProbe(DenseProbe):
@@ -251,19 +249,8 @@ class DepthProbe(DenseProbe):
         """
         return self._predicted(image)[0]
 
-    def evaluate(
-        self,
-        data: DenseData,
-        features: str | os.PathLike[str],
-        batch_size: int = 16,
-        skip_unreadable: bool = False,
-        progress: Progress | None = None,
-    ) -> Metrics:
-        """``rmse`` in meters, ``abs_rel`` and ``delta1``.
-
-        Arguments and errors are those of `ClassificationProbe.evaluate`.
-        """
-        return self._measure(DepthMetrics(), data, features, batch_size, skip_unreadable, progress)
+    def _metrics(self, data: DenseData) -> DepthMetrics:
+        return DepthMetrics()
 
 
 def _check_classes(asked: Sequence[str], known: Sequence[str]) -> None:
