@@ -21,8 +21,8 @@ def has_slow_float32_products() -> bool:
     """Whether PyTorch's matrix products in float32 are far slower than its convolutions in float32.
 
     So it is on processors of AMD with AVX-512: products go through MKL, which does not use it there, and convolutions
-    through oneDNN, which does. Not so with a single thread, with which PyTorch convolves through MKL as well, nor when
-    the user allows float32 products in a lower precision. Measured on AMD's Zen 5.
+    through oneDNN, which does. Not so when the user allows float32 products in a lower precision. Measured on AMD's
+    Zen 5.
     """
     able = cpu_abilities()
     return (
@@ -31,7 +31,6 @@ def has_slow_float32_products() -> bool:
         and torch.backends.mkl.is_available()
         and _uses_onednn()
         and _multiplies_in_full_float32()
-        and torch.get_num_threads() > 1
     )
 
 
