@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,18 @@ from radio.errors import MissingExtraError
 DISTRIBUTION = "radio-vision"
 """The name to install. On PyPI ``radio`` is another project."""
 
+_WITHOUT_REPORTS = {
+    "nncf": ("NNCF_CI", "1"),
+    "onnxruntime": ("ORT_DISABLE_TELEMETRY", "1"),
+    "ray": ("RAY_USAGE_STATS_ENABLED", "0"),
+}
+"""Packages that report their use to their makers unless told not to when they are imported."""
+
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency.
+    """Import an optional dependency, without the reports that some send to their makers.
+
+    Who wants these reports sets the variable of the environment that docs/security.md names.
 
     Args:
         module: Dotted module name, e.g. ``"open_clip"``.
@@ -26,10 +36,13 @@ def require(module: str, extra: str) -> ModuleType:
     Raises:
         MissingExtraError: The module is not installed; the message names the extra.
     """
+    package = module.split(".")[0]
+    if package in _WITHOUT_REPORTS:
+        os.environ.setdefault(*_WITHOUT_REPORTS[package])
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+        if error.name is None or package != error.name.split(".")[0]:
             raise
         raise MissingExtraError(
             f"this needs the package '{error.name}', which is not installed; install it with: "

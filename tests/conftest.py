@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+os.environ["ORT_DISABLE_TELEMETRY"] = (
+    "1"  # also where a test imports it by itself, and in all processes it starts
+)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 needs_new_compiler = pytest.mark.skipif(

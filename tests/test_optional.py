@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,36 @@ def test_the_error_names_the_package_and_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(ROOT)
     with pytest.raises(MissingExtraError, match=r"'no_such_package'.*: pip install '\.\[video\]'"):
         require("no_such_package", "video")
+
+
+def test_onnxruntime_reports_nothing(tmp_path: Path) -> None:
+    """It keeps what it will send in a data base in the user's cache, from the moment that it is imported."""
+    pytest.importorskip("onnxruntime")
+    code = "from radio.optional import require; require('onnxruntime', 'onnxruntime')"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "value"),
+    [
+        ("onnxruntime", "ORT_DISABLE_TELEMETRY", "1"),
+        ("ray", "RAY_USAGE_STATS_ENABLED", "0"),
+        ("nncf", "NNCF_CI", "1"),
+    ],
+)
+def test_no_package_reports_unless_the_user_wants_it(
+    package: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("radio.optional.import_module", lambda module: module)
+    monkeypatch.setenv(name, "the user's")
+    require(f"{package}.part", "extra")
+    assert os.environ[name] == "the user's"
+    monkeypatch.delenv(name)
+    require(package, "extra")
+    assert os.environ[name] == value
 
 
 @pytest.mark.parametrize(
