@@ -20,6 +20,9 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """PyTorch's own kernels; or those of `modeling.kernels`, at every size and on every processor."""
     monkeypatch.setattr(attention, "has_slow_bfloat16_attention", lambda: request.param)
     monkeypatch.setattr(adaptive_linear, "has_slow_float32_products", lambda: request.param)
+    monkeypatch.setattr(
+        attention, "is_faster_by_convolution", lambda q, k, v: request.param and q.dtype == torch.float32
+    )
     monkeypatch.setattr(attention, "_BY_HEAD_FROM", 0)
     monkeypatch.setattr(adaptive_linear, "_CONVOLVE_FROM", 0)
 

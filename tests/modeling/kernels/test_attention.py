@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from radio import load_model
 from radio.modeling.kernels import attention, cpu
-from radio.modeling.kernels.attention import attend_all, attend_by_head, is_faster_by_head
+from radio.modeling.kernels.attention import (
+    attend_all,
+    attend_by_convolution,
+    attend_by_head,
+    is_faster_by_convolution,
+    is_faster_by_head,
+)
 
 
 def _queries_keys_values(*shape: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -35,6 +41,16 @@ def test_bfloat16_is_close_to_float64(shape):
     qkv = _queries_keys_values(*shape, dtype=torch.bfloat16)
     precise = F.scaled_dot_product_attention(*(t.double() for t in qkv))
     assert (attend_by_head(*qkv) - precise).abs().max() <= 2e-2 * precise.abs().max()
+
+
+@pytest.mark.parametrize("scores_at_once", [2**21, 5000, 30, 1])
+@pytest.mark.parametrize("shape", [(1, 3, 50, 64), (5, 2, 33, 80), (2, 1, 1, 16)])
+def test_convolutions_equal_the_fused_kernel_in_pieces_of_any_size(monkeypatch, shape, scores_at_once):
+    monkeypatch.setattr(attention, "_CONVOLVED_AT_ONCE", scores_at_once)
+    qkv = _queries_keys_values(*shape, dtype=torch.float32)
+    attended = attend_by_convolution(*qkv)
+    assert attended.shape == shape
+    torch.testing.assert_close(attended, F.scaled_dot_product_attention(*qkv), rtol=1e-5, atol=1e-6)
 
 
 def _errors(reference, monkeypatch, by_head: bool) -> list[float]:
@@ -85,6 +101,21 @@ def test_chosen_for_many_bfloat16_tokens_without_a_matrix_unit(processor_with):
     ):
         processor_with(**able)
         assert not is_faster_by_head(q, q, q)
+
+
+def test_convolved_for_many_float32_tokens_with_one_thread_of_amd(processor_with, monkeypatch):
+    threads = 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    q = torch.empty(2, 2, 600, 64)
+    processor_with(cpu_name="Intel Xeon", avx512_f=True)
+    assert not is_faster_by_convolution(q, q, q)
+    processor_with(cpu_name="AMD EPYC", avx512_f=True)
+    both_libraries = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    assert is_faster_by_convolution(q, q, q) == both_libraries
+    for other in (q[:, :, :200], q.bfloat16(), q.double(), q.to("meta"), q.clone().requires_grad_()):
+        assert not is_faster_by_convolution(other, other, other)
+    threads = 2
+    assert not is_faster_by_convolution(q, q, q)
 
 
 @pytest.mark.parametrize("which", ["q", "k", "v"])
