@@ -20,7 +20,8 @@ from typing_extensions import Self, Unpack
 from radio.catalog import Release
 from radio.checkpoints import write_hub_repo
 from radio.encoding import Encoding, encode_images, pack_channels, packed_frames
-from radio.images import ImageInput, SizeSpec, load_image, resize_image
+from radio.errors import ImageError
+from radio.images import ImageInput, SizeSpec, image_name, load_image, resize_image
 from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.network import FeatureFormat, RADIONetwork
 from radio.modeling.placement import is_offloaded
@@ -62,17 +63,21 @@ class RADIOModel(RADIONetwork[OutputT]):
             was given, else on the CPU. ``model(model.resize("photo.jpg")[None].to(model.device))`` runs it.
 
         Raises:
-            ImageError: The image cannot be read, or its values are not in [0, 1].
+            ImageError: The image cannot be read, its values are not in [0, 1], or it is too long for this size.
             ValueError: The size has another form or does not fit the model; the message says which sizes do.
         """
-        resized = resize_image(
-            load_image(image),
-            size,
-            step=self.min_resolution_step,
-            patch_size=self.patch_size,
-            max_side=self.max_resolution,
-            preferred=min(self.preferred_resolution),
-        )
+        pixels = load_image(image)
+        try:
+            resized = resize_image(
+                pixels,
+                size,
+                step=self.min_resolution_step,
+                patch_size=self.patch_size,
+                max_side=self.max_resolution,
+                preferred=min(self.preferred_resolution),
+            )
+        except ImageError as error:
+            raise ImageError(f"{image_name(image)}: {error}") from None
         if size is None:
             height, width = resized.shape[-2:]
             self._warnings.check_size(height, width, self.preferred_resolution)

@@ -68,6 +68,12 @@ def test_sizes(model, photos):
     assert encoding.image_size.width <= model.max_resolution
 
 
+def test_an_image_too_long_for_a_size_is_named(model, tmp_path):
+    Image.new("RGB", (4000, 20)).save(tmp_path / "wide.png")
+    with pytest.raises(ImageError, match=r"/wide\.png: size 'short:64' makes an image of 20x4000"):
+        model.encode([torch.rand(3, 64, 64), tmp_path / "wide.png"], size="short:64")
+
+
 def test_merging(model):
     merge = TokenMerging(keep=10)
     mixed = model.encode([torch.rand(3, 64, 96), torch.rand(3, 96, 96)], merge=[merge, TokenMerging(keep=12)])

@@ -18,6 +18,7 @@ from radio.checkpoints import write_hub_repo
 from radio.errors import MissingExtraError
 from radio.runtimes import RUNTIMES
 from radio.timm.random_weights import random_network
+from radio.wording import counted
 
 DTYPES = ("float32", "bfloat16")
 RANDOM = "c-radio_v3-b"
@@ -166,7 +167,7 @@ def recommend(rows: Sequence[Row]) -> list[str]:
     for height, width, batch in dict.fromkeys((row.height, row.width, row.batch) for row in rows):
         alike = [row for row in rows if (row.height, row.width, row.batch) == (height, width, batch)]
         best = min(alike, key=lambda row: row.latency)
-        where = f"{height}x{width}, {batch} image{'s' if batch > 1 else ''}"
+        where = f"{height}x{width}, {counted(batch, 'image')}"
         sentence = f"{where}: {best.runtime} in {best.dtype}"
         plain = next((row for row in alike if (row.runtime, row.dtype) == ("pytorch", "float32")), None)
         if plain is not None and plain is not best:

@@ -20,6 +20,7 @@ from radio.checkpoints.shapes import Shapes, whole_number
 from radio.checkpoints.teachers import read_teachers
 from radio.config import Layout, RadioConfig
 from radio.errors import CheckpointError
+from radio.wording import counted
 
 ATTENTION_HEADS = {
     "vit_base_patch16_224": 12,
@@ -257,7 +258,7 @@ def summary_idxs_of(
     """The class tokens that make the summary: those the repository stores, or the first of each teacher's."""
     if stored is not None and stored.numel() > num_cls:
         raise CheckpointError(
-            f"{source}: the summary takes {stored.numel()} class tokens, but there are {num_cls}"
+            f"{source}: the summary takes {counted(stored.numel(), 'class token')}, but the model has {num_cls}"
         )
     if stored is not None:
         idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in stored.flatten().tolist())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from radio.cli.common import format_bytes, print_result, show, table_lines
 from radio.cli.options import add_json, dtype_name, positive_int
+from radio.wording import counted
 
 if TYPE_CHECKING:
     from radio.bench import Failure, Row
@@ -138,7 +139,7 @@ def _lines(rows: Sequence[Row], missing: dict[str, str], advice: Sequence[str]) 
     rates = {(row.device, row.dtype): 0.0 for row in rows}
     for row in rows:
         rates[row.device, row.dtype] = max(rates[row.device, row.dtype], row.matmul_rate)
-    lines += ["", f"{rows[0].threads} threads; the rate of matrix products in PyTorch:"]
+    lines += ["", f"{counted(rows[0].threads, 'thread')}; the rate of matrix products in PyTorch:"]
     lines += [f"  {device}, {dtype}: {rate / 1e9:.0f} GFLOP/s" for (device, dtype), rate in rates.items()]
     lines += [f"  {name}: {reason}" for name, reason in missing.items()]
     return [*lines, "the fastest:", *(f"  {sentence}" for sentence in advice)]

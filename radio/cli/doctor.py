@@ -14,6 +14,7 @@ from typing import Any
 from radio.cli.common import format_bytes, print_table
 from radio.cli.options import add_json
 from radio.optional import install_command
+from radio.wording import counted
 
 _REQUIRED = ("torch", "timm", "einops", "huggingface_hub", "safetensors", "pillow", "numpy", "tqdm")
 _EXTRAS = {
@@ -92,7 +93,9 @@ def _device() -> dict[str, str]:
 
     from radio.devices import best_device
 
-    found = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads in use"}
+    found = {
+        "cpu": f"{counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')} in use"
+    }
     found["used by default"] = str(best_device())
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)

@@ -20,6 +20,7 @@ from radio.cli.options import (
     add_size,
     positive_int,
 )
+from radio.wording import counted
 
 if TYPE_CHECKING:
     from radio.extraction import ExtractionOptions, Listing, Progress, Report
@@ -161,7 +162,9 @@ def run(args: argparse.Namespace) -> None:
     report = _with_ray(args, options) if args.engine == "ray" else _plain(args, options)
     _print_report(report, args.json)
     if report.rows and not report.ok:
-        raise ValueError(f"all {report.rows} inputs failed; the column error says why")
+        raise ValueError(
+            f"nothing was extracted: {counted(report.rows, 'input')} failed; the column error says why"
+        )
 
 
 def _plain(args: argparse.Namespace, options: ExtractionOptions) -> Report:
@@ -230,9 +233,9 @@ def _with_ray(args: argparse.Namespace, options: ExtractionOptions) -> Report:
 
 def _tell_of_ignored(listing: Listing) -> None:
     if listing.ignored:
-        files = "1 file" if listing.ignored == 1 else f"{listing.ignored} files"
         print(
-            f"radio extract: warning: left out {files} with names that are none of images, tars, tables or videos",
+            f"radio extract: warning: left out {counted(listing.ignored, 'file')} with names that are none of images, "
+            "tars, tables or videos",
             file=sys.stderr,
         )
 
@@ -250,10 +253,11 @@ def _print_report(report: Report, as_json: bool) -> None:
     if counts.failed > _FAILURES_SHOWN:
         print(f"failed: {counts.failed - _FAILURES_SHOWN} more; see the column error", file=sys.stderr)
     show(
-        f"{report.folder}: {report.shards} shards, {report.rows} rows: {report.ok} ok, {report.failed} failed"
+        f"{report.folder}: {counted(report.shards, 'shard')}, {counted(report.rows, 'row')}: {report.ok} ok, "
+        f"{report.failed} failed"
     )
     if counts.rows:
-        print(f"this run: {counts.rows} images in {_duration(counts.seconds)}, {_rates(counts)}")
+        print(f"this run: {counted(counts.rows, 'image')} in {_duration(counts.seconds)}, {_rates(counts)}")
     else:
         print("nothing was left to do")
 
@@ -280,7 +284,7 @@ class _Display:
         self._last, self._shown = now, True
         left = progress.seconds_left
         share = f"{progress.done / max(progress.total, 1):.1%}"
-        line = f"{progress.done} of {progress.total} rows ({share}), {_rates(progress.counts)}"
+        line = f"{progress.done} of {counted(progress.total, 'row')} ({share}), {_rates(progress.counts)}"
         line += "" if left is None else f", {_duration(left)} left"
         if self._terminal:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import json
 
 from radio.cli.common import show
 from radio.cli.options import add_json, add_output
+from radio.wording import counted
 
 _DEFAULT = "radio.lancedb"
 
@@ -50,4 +51,4 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     kind = "approximate" if approximate else "exact"
-    show(f"wrote {index.place}: {len(index)} images, {kind} search by {', '.join(index.vectors)}")
+    show(f"wrote {index.place}: {counted(len(index), 'image')}, {kind} search by {', '.join(index.vectors)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from radio.cli.common import format_bytes, format_count, print_table, show
 from radio.cli.options import add_json, add_model
+from radio.wording import counted
 
 _BUFFERS = (".running_mean", ".running_var", ".relative_coords_table")
 """Tensors that are no parameters: statistics of batch normalization, and a table that follows from its shape."""
@@ -151,7 +152,9 @@ def _print(description: dict[str, Any]) -> None:
         return
     config = description["config"]
     height, width = config["preferred_resolution"]
-    tokens = f"{config['num_cls_tokens']} class tokens, {config['num_registers']} registers"
+    tokens = (
+        f"{counted(config['num_cls_tokens'], 'class token')}, {counted(config['num_registers'], 'register')}"
+    )
     teachers = f" ({', '.join(config['summary_names'])})" if config["summary_names"] else ""
     rows = [
         ("version", description["version"]),
@@ -187,14 +190,14 @@ def _layers(config: dict[str, Any]) -> str:
             f"2 convolutional levels, then {blocks[0]} + {blocks[1]} attention blocks of {heads[0]} and {heads[1]} "
             f"heads; widths {eradio['dim']} to {8 * eradio['dim']}, output {config['embed_dim']}"
         )
-    layers = f"{config['depth']} blocks, width {config['embed_dim']}, {config['num_heads']} heads"
+    layers = f"{counted(config['depth'], 'block')}, width {config['embed_dim']}, {counted(config['num_heads'], 'head')}"
     layers += f", MLP {config['mlp_dim']}"
     if radio1d := config["radio1d"]:
         merges, splits = (
             ", ".join(map(str, radio1d[name])) for name in ("downscale_levels", "decoder_upscale_levels")
         )
         layers += f"; merges before block {merges}"
-        layers += f"; decoder of {radio1d['decoder_depth']} blocks, splits before block {splits}"
+        layers += f"; decoder of {counted(radio1d['decoder_depth'], 'block')}, splits before block {splits}"
     return layers
 
 

@@ -26,6 +26,7 @@ from radio.cli.options import (
     add_skip_unreadable,
     positive_int,
 )
+from radio.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,4 +138,4 @@ def _show_accuracy(val: Any, predicted: Any, args: argparse.Namespace) -> None:
         return
     rows = [[row["class"], f"{row['images']:6d}", f"{row['top1']:6.1%}"] for row in classes]
     print_table(rows, header=["class", "images", " top-1"])
-    print(f"\n{len(truth)} images, k = {args.k}: top-1 {top1:.2%}, top-5 {top5:.2%}")
+    print(f"\n{counted(len(truth), 'image')}, k = {args.k}: top-1 {top1:.2%}, top-5 {top5:.2%}")

@@ -17,6 +17,7 @@ from radio.files import open_regular
 from radio.images import IMAGE_SUFFIXES
 from radio.images.opening import open_image, printable
 from radio.optional import require
+from radio.wording import counted
 
 IGNORED = 255
 """The label of pixels that count neither in training nor in evaluation."""
@@ -221,8 +222,8 @@ def _checked(labels: Tensor, classes: Sequence[str], name: str) -> Tensor:
     wrong = (labels != IGNORED) & (labels >= len(classes))
     if wrong.any():
         raise ImageError(
-            f"{name} has the label {int(labels[wrong][0])}, but there are {len(classes)} classes: labels are 0 to "
-            f"{len(classes) - 1}, and {IGNORED} for none"
+            f"{name} has the label {int(labels[wrong][0])}, but the data set has "
+            f"{counted(len(classes), 'class', 'classes')}: labels are 0 to {len(classes) - 1}, and {IGNORED} for none"
         )
     return labels
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from radio.errors import ImageError
 from radio.images.opening import open_image, reason
+from radio.wording import counted
 
 LARGEST_LABELS = 64
 """How many labels a mask may have."""
@@ -41,7 +42,7 @@ def read_object_mask(path: str | Path) -> Tensor:
     found, labels = np.unique(values, return_inverse=True)
     if not 2 <= len(found) <= LARGEST_LABELS:
         raise ImageError(
-            f"the mask {str(path)!r} has {len(found)} colors; it needs one for the background and one for each object, "
-            f"at most {LARGEST_LABELS}, without the blends of a JPEG or of smoothed borders"
+            f"the mask {str(path)!r} has {counted(len(found), 'color')}; it needs one for the background and one for "
+            f"each object, at most {LARGEST_LABELS}, without the blends of a JPEG or of smoothed borders"
         )
     return torch.from_numpy(labels.reshape(values.shape))

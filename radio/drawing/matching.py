@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from radio.drawing.pictures import Panel, fit_long_side, sheet, to_pil_image
+from radio.wording import counted
 
 _SIDE = 560
 _GAP = 12
@@ -61,7 +62,7 @@ def draw_matches(
         for x, y in ends:
             drawing.ellipse(_circle(x, y, 6 * _FINER), fill="white")
             drawing.ellipse(_circle(x, y, 5 * _FINER), fill=color)
-    label = f"{names[0]}  and  {names[1]}: {len(order)} pairs of patches"
+    label = f"{names[0]}  and  {names[1]}: {counted(len(order), 'pair')} of patches"
     return sheet([[Panel(large.resize(size, Image.Resampling.BOX), label)]])
 
 

@@ -25,6 +25,7 @@ from radio.extraction.shards import as_matrix, pq
 from radio.extraction.storage import Folder
 from radio.images import SizeSpec
 from radio.model import RADIOModel
+from radio.wording import counted
 
 ROWS_PER_SHARD = 1000
 """A stopped run loses at most so many images, and several processes share the shards."""
@@ -74,7 +75,8 @@ class CachedFeatures:
         if self.failures:
             row, error = next(iter(self.failures.items()))
             raise ImageError(
-                f"{len(self.failures)} of {len(self)} images have no features; the first is {self.ids[row]}: {error}"
+                f"no features for {len(self.failures)} of {counted(len(self), 'image')}; the first is "
+                f"{self.ids[row]}: {error}"
             )
 
     def chunks(self, name: str = "summary") -> Iterator[Tensor]:

@@ -21,9 +21,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import fsspec
 
 from radio.data.video import VIDEO_SUFFIXES, open_container
+from radio.extraction.stamps import NO_STAMP, stamp_of
 from radio.extraction.storage import RUN, is_address, local_path
 from radio.images import IMAGE_SUFFIXES
 from radio.optional import require
+from radio.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +77,7 @@ class Item(NamedTuple):
         detail: The member's name in a tar; for something that cannot be listed, why.
         start: Where it starts: a byte of a tar, a row of a table, a frame of a video.
         length: Its number of bytes in a tar; the time stamp of a frame in the video's own unit, -1 if it has none.
+        stamp: Of the tar, table or video when it was listed, see `radio.extraction.stamps`.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Item(NamedTuple):
     detail: str
     start: int
     length: int
+    stamp: int = NO_STAMP
 
     @property
     def path(self) -> str:
@@ -112,11 +116,17 @@ class Listing:
         """The inputs from one position up to another."""
         for batch in self.table.slice(start, stop - start).to_batches():
             columns = [column.to_pylist() for column in batch.columns]
-            for name, kind, source, detail, begin, length in zip(*columns, strict=True):
-                yield Item(name, KINDS[kind], os.fsdecode(source), os.fsdecode(detail), begin, length)
+            for name, kind, source, detail, begin, length, stamp in zip(*columns, strict=True):
+                yield Item(name, KINDS[kind], os.fsdecode(source), os.fsdecode(detail), begin, length, stamp)
+
+    def stamps(self) -> dict[str, int]:
+        """The tars, tables and videos among the sources, each with its stamp; see `radio.extraction.stamps`."""
+        pairs = self.table.select(["source", "stamp"]).group_by(["source", "stamp"]).aggregate([])
+        found = zip(pairs["source"].to_pylist(), pairs["stamp"].to_pylist(), strict=True)
+        return {printable(os.fsdecode(source)): stamp for source, stamp in found if stamp != NO_STAMP}
 
     def digest(self) -> str:
-        """A hash of the names and places of all inputs, in order.
+        """A hash of the names, places and stamps of all inputs, in order.
 
         Why something cannot be listed is left out: the words of an error may have addresses or numbers of their own
         each time.
@@ -278,6 +288,7 @@ class _TableBuilder:
             "detail": pa.binary(),
             "start": pa.int64(),
             "length": pa.int64(),
+            "stamp": pa.int64(),
         }
     )
 
@@ -301,7 +312,7 @@ class _TableBuilder:
     def _flush(self) -> None:
         if not self._rows:
             return
-        names, kinds, sources, details, starts, lengths = zip(*self._rows, strict=True)
+        names, kinds, sources, details, starts, lengths, stamps = zip(*self._rows, strict=True)
         columns = [
             names,
             [KINDS.index(kind) for kind in kinds],
@@ -309,6 +320,7 @@ class _TableBuilder:
             [os.fsencode(detail) for detail in details],
             starts,
             lengths,
+            stamps,
         ]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._SCHEMA, strict=True)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._SCHEMA))
@@ -470,20 +482,23 @@ class _Finder:
             with open_source(source) as file:
                 yield from _tar_members(file, given, source)
         elif kind == "video":
-            stamps, why = video_stamps(source)
-            for number, stamp in enumerate(stamps):
+            with open_source(source) as file:
+                stamp = stamp_of(source, file)
+                times, why = _frame_times(file, source)
+            for number, time in enumerate(times):
                 if number % self._frame_step == 0:
-                    yield Item(f"{printable(given)}#{number}", kind, source, "", number, stamp)
+                    yield Item(f"{printable(given)}#{number}", kind, source, "", number, time, stamp)
             if why:
                 yield _unreadable(given, source, why)
         else:
             with open_source(source) as file:
+                stamp = stamp_of(source, file)
                 schema, rows, why = _table_shape(kind, file)
             find_image_column(schema, self._image_column)
             if not rows and not why:
                 raise ValueError("the table has no rows")
             for number in range(rows):
-                yield Item(f"{printable(given)}#{number}", kind, source, "", number, -1)
+                yield Item(f"{printable(given)}#{number}", kind, source, "", number, -1, stamp)
             if why:
                 yield _unreadable(given, source, why)
 
@@ -530,6 +545,7 @@ def _unreadable(given: str, source: str, why: str) -> Item:
 def _tar_members(file: IO[bytes], given: str, source: str) -> Iterator[Item]:
     """The images of a tar, or of several that were joined."""
     count, start = 0, 0
+    stamp = stamp_of(source, file)
     more = True
     while more:
         end = start
@@ -541,7 +557,7 @@ def _tar_members(file: IO[bytes], given: str, source: str) -> Iterator[Item]:
                         raise tarfile.ReadError(f"{printable(member.name)} has an impossible size")
                     # Only the member just read is needed; a tar of a million members would fill the memory.
                     tar.members = []  # type: ignore[attr-defined]
-                    item = _tar_item(member, given, source)
+                    item = _tar_item(member, given, source, stamp)
                     if item is not None:
                         count += 1
                         yield item
@@ -562,7 +578,7 @@ def _tar_members(file: IO[bytes], given: str, source: str) -> Iterator[Item]:
         yield _unreadable(given, source, "the tar has no images")
 
 
-def _tar_item(member: tarfile.TarInfo, given: str, source: str) -> Item | None:
+def _tar_item(member: tarfile.TarInfo, given: str, source: str, stamp: int) -> Item | None:
     """The image that a member of a tar is; None if it has no name of one."""
     name = os.path.basename(member.name)
     if not name.lower().endswith(IMAGE_SUFFIXES) or name.startswith(".") or member.isdir():
@@ -575,14 +591,14 @@ def _tar_item(member: tarfile.TarInfo, given: str, source: str) -> Item | None:
         return _unreadable(place, source, why)
     if not member.isreg():
         return _unreadable(place, source, "it is no file, but a device or a named pipe")
-    return Item(place, "tar", source, member.name, member.offset_data, member.size)
+    return Item(place, "tar", source, member.name, member.offset_data, member.size, stamp)
 
 
 def _damaged_tar(file: IO[bytes], count: int, why: str) -> str:
     file.seek(0)
     if file.read(8).startswith(_COMPRESSED_STARTS):
         return _UNPACK
-    return f"the tar is damaged or cut off after {count} images: {why}"
+    return f"the tar is damaged or cut off after {counted(count, 'image')}: {why}"
 
 
 def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int, str]:
@@ -604,7 +620,11 @@ def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int, str]:
         for batch in reader:
             rows += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        return reader.schema, rows, f"the table is damaged or cut off after {rows} rows: {_reason(error)}"
+        return (
+            reader.schema,
+            rows,
+            f"the table is damaged or cut off after {counted(rows, 'row')}: {_reason(error)}",
+        )
     return reader.schema, rows, ""
 
 
@@ -617,14 +637,14 @@ def open_arrow(file: IO[bytes]) -> Any:
         return pa.ipc.open_stream(file)
 
 
-def video_stamps(source: str) -> tuple[list[int], str]:
+def _frame_times(file: IO[bytes], source: str) -> tuple[list[int], str]:
     """The frames of a video, without decoding them.
 
     Returns:
         The time stamp of every frame in the order shown, in the video's own unit, -1 where there is none; and what is
         wrong with the rest, if the file promises more frames than it has.
     """
-    with open_source(source) as file, open_container(file, source) as container:
+    with open_container(file, source) as container:
         stream = container.streams.video[0]
         listed = (
             "mp4" in container.format.name

@@ -19,6 +19,7 @@ from radio.images.sizing import size_text
 from radio.model import RADIOModel
 from radio.modeling.description import weights_digest
 from radio.modeling.token_merging import TokenMerging
+from radio.wording import counted
 
 ROWS_PER_SHARD = 10_000
 DENSE_ROWS_PER_SHARD = 1_000
@@ -27,7 +28,7 @@ DENSE_FOLDER = "__dense"
 FloatName = Literal["float32", "float16"]
 DenseFormat = Literal["safetensors", "arrow"]
 
-_FORMAT = 1
+_FORMAT = 2
 _COLUMNS = ("id", "path", "height", "width", "grid", "status", "error", "summary")
 _DENSE_COLUMNS = ("features", "sizes", "positions")
 _SEARCH_COLUMNS = ("_distance", "_score", "_relevance_score", "_rowid", "_rowaddr")
@@ -332,14 +333,19 @@ def _changed_inputs(folder: Folder, there: Mapping[str, Any], listing: Listing) 
     if there["inputs"] == {"rows": len(listing), "digest": listing.digest()}:
         return []
     try:
-        before = Listing.read(folder.read(_inputs_file(there))).table["id"].to_pylist()
+        before = Listing.read(folder.read(_inputs_file(there)))
+        old, new = set(before.table["id"].to_pylist()), set(listing.table["id"].to_pylist())
+        stamps = before.stamps()
     except (OSError, ValueError, KeyError):
         return ["the inputs are not the same"]
-    now = listing.table["id"].to_pylist()
-    gone, new = set(before).difference(now), set(now).difference(before)
+    replaced = {name for name, stamp in listing.stamps().items() if stamps.get(name, stamp) != stamp}
     parts = [
-        f"{len(names)} {what} ({', '.join(map(repr, sorted(names)[:_CHANGES_SHOWN]))}{more})"
-        for names, what in ((gone, "are gone"), (new, "are new"))
+        f"{counted(len(names), one, many)} ({', '.join(map(repr, sorted(names)[:_CHANGES_SHOWN]))}{more})"
+        for names, one, many in (
+            (old - new, "is gone", "are gone"),
+            (new - old, "is new", "are new"),
+            (replaced, "was replaced or changed", "were replaced or changed"),
+        )
         if names
         for more in [", ..." if len(names) > _CHANGES_SHOWN else ""]
     ]

@@ -24,6 +24,7 @@ from radio.loading import load_model
 from radio.model import RADIOModel
 from radio.optional import require
 from radio.runtimes import RuntimeName
+from radio.wording import counted
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def _collect(
                 on_progress(Progress(counts.rows, work.rows, counts))
             if max_failures is not None and counts.failed > max_failures:
                 return TooManyFailuresError(
-                    f"{counts.failed} inputs failed, more than the {max_failures} allowed; the last one is "
+                    f"{counted(counts.failed, 'input')} failed, more than the {max_failures} allowed; the last one is "
                     f"{': '.join(counts.failures[-1])}. Finished shards are kept; run the same command again to go on"
                 )
     except ray_errors as error:

@@ -33,10 +33,12 @@ from radio.extraction.inputs import (
     open_arrow,
     open_source,
 )
+from radio.extraction.stamps import check_stamp
 from radio.extraction.storage import is_address
 from radio.images import SizeSpec, center_crop, target_size
 from radio.images.opening import identify
 from radio.model import RADIOModel
+from radio.wording import counted
 
 _MUCH_LARGER = 2.0
 """From this factor per side on, an image is shrunk with 8-bit pixels: at most half a level of rounding."""
@@ -208,10 +210,12 @@ def _read_range(item: Item) -> bytes:
     if is_address(item.source):
         fs, path = fsspec.core.url_to_fs(item.source)
         data = fs.cat_file(path, start=item.start, end=item.start + item.length)
+        check_stamp(item.source, item.stamp)
     else:
         with open(item.source, "rb") as file:
             file.seek(item.start)
             data = file.read(item.length)
+            check_stamp(item.source, item.stamp, file)
     if len(data) < item.length:
         raise ValueError(f"the tar is cut off: {len(data)} of the image's {item.length} bytes are there")
     return data
@@ -309,7 +313,9 @@ def single_threaded_pool(workers: int) -> ThreadPoolExecutor:
             pool.submit(set_up)
     except RuntimeError as error:
         ready.abort()  # or those that did start would wait for ever
-        raise ValueError(f"this machine cannot start {workers} threads; give fewer workers") from error
+        raise ValueError(
+            f"this machine cannot start {counted(workers, 'thread')}; give fewer workers"
+        ) from error
     ready.wait()
     torch.set_num_threads(everywhere)
     return pool
@@ -331,9 +337,7 @@ class _Fetcher:
             if self._cursor is None or item.source != self._source:
                 self.close()
                 self._source = item.source
-                self._cursor = (
-                    _Frames(item.source) if item.kind == "video" else _Rows(item, self._image_column)
-                )
+                self._cursor = _Frames(item) if item.kind == "video" else _Rows(item, self._image_column)
             return self._cursor.take(item)
         except Exception as error:  # this row fails, and the next one tries anew
             self.close()
@@ -351,15 +355,18 @@ class _Rows:
     def __init__(self, item: Item, image_column: str | None) -> None:
         self._stack = ExitStack()
         self._folder = os.path.dirname(item.source)
-        file = self._stack.enter_context(open_source(item.source))
+        self._file = self._stack.enter_context(open_source(item.source))
         pieces = _parquet_pieces if item.kind == "parquet" else _arrow_pieces
-        self._pieces = pieces(file, image_column, item.start)
+        self._pieces = pieces(self._file, image_column, item.start)
         self._first = 0
         self._values: Any = ()
 
     def take(self, item: Item) -> bytes:
         while not self._first <= item.start < self._first + len(self._values):
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            finally:  # also when it cannot be read any more: this is then why
+                check_stamp(item.source, item.stamp, self._file)
             if piece is None:
                 raise ValueError("the table ends before this row")
             self._first, self._values = piece
@@ -409,16 +416,24 @@ def _arrow_pieces(file: IO[bytes], image_column: str | None, start: int) -> Iter
 class _Frames:
     """Frames of a video from anywhere onwards: a jump to the key frame before, then one after the other."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, item: Item) -> None:
         self._stack = ExitStack()
-        file = self._stack.enter_context(open_source(source))
-        self._container = self._stack.enter_context(open_container(file, source))
+        self._file = self._stack.enter_context(open_source(item.source))
+        check_stamp(item.source, item.stamp, self._file)
+        self._container = self._stack.enter_context(open_container(self._file, item.source))
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self._frames: Iterator[Any] | None = None
         self._number = -1
 
     def take(self, item: Item) -> Image.Image:
+        try:
+            return self._next(item)
+        finally:
+            if not is_address(item.source):  # where asking for each frame would take longer than decoding it
+                check_stamp(item.source, item.stamp, self._file)
+
+    def _next(self, item: Item) -> Image.Image:
         if self._frames is None:
             if item.length >= 0 and item.start > 0:
                 self._container.seek(item.length, stream=self._stream, backward=True)

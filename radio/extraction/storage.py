@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -152,11 +153,15 @@ class Folder:
                 os.unlink(temporary)
 
     def _temporary(self, suffix: str) -> str:
-        place = Path(tempfile.gettempdir()) if self._fs is not None else Path(self.address, _UNFINISHED)
+        if self._fs is not None:  # in a folder that others may look into
+            handle, private = tempfile.mkstemp(prefix=_mark(), suffix=suffix)
+            os.close(handle)
+            return private
+        place = Path(self.address, _UNFINISHED)
         place.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=place, prefix=_mark(), suffix=suffix)
-        os.close(handle)
-        return temporary
+        temporary = place / f"{_mark()}{secrets.token_hex(8)}{suffix}"
+        temporary.touch(exist_ok=False)  # with the permissions of every new file
+        return str(temporary)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one already, so that of several machines only one succeeds.
@@ -174,7 +179,6 @@ class Folder:
         with self._unfinished(name) as temporary:
             with open(temporary, "wb") as file:
                 file.write(content)
-                os.fchmod(file.fileno(), _permissions())
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -213,16 +217,9 @@ def _mark() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-"
 
 
-def _permissions() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
-
-
 def _commit(temporary: str, final: Path) -> None:
     """Make the content durable before the name, so that a power cut leaves no empty file under a good name."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.chmod(temporary, _permissions())
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, final)

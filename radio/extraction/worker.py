@@ -31,6 +31,7 @@ from radio.extraction.shards import (
 )
 from radio.images import load_image
 from radio.model import RADIOModel
+from radio.wording import counted
 
 _FAILURES_KEPT = 20
 _DEVICE_IS_LOST: tuple[type[Exception], ...] = (
@@ -248,8 +249,8 @@ class ShardWorker:
         self.counts.failed += 1
         if self._max_failures is not None and self.counts.failed > self._max_failures:
             raise TooManyFailuresError(
-                f"{self.counts.failed} inputs failed, more than the {self._max_failures} allowed; the last one is "
-                f"{decoded.item.id}: {error}. Finished shards are kept; run the same command again to go on"
+                f"{counted(self.counts.failed, 'input')} failed, more than the {self._max_failures} allowed; the last "
+                f"one is {decoded.item.id}: {error}. Finished shards are kept; run the same command again to go on"
             )
 
     def _encode(self, images: Sequence[Tensor]) -> list[Encoding | Exception]:

@@ -6,7 +6,15 @@
 
 from radio.images.opening import MAX_PIXELS, RASTER_FORMATS
 from radio.images.ranges import check_range
-from radio.images.reading import IMAGE_SUFFIXES, ImageInput, as_list, is_batch, load_image, load_images
+from radio.images.reading import (
+    IMAGE_SUFFIXES,
+    ImageInput,
+    as_list,
+    image_name,
+    is_batch,
+    load_image,
+    load_images,
+)
 from radio.images.sizing import SizeSpec, center_crop, nearest_supported, resize_image, target_size
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "as_list",
     "center_crop",
     "check_range",
+    "image_name",
     "is_batch",
     "load_image",
     "load_images",

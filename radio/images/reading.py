@@ -89,7 +89,7 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         return _from_given_pil(image, background)
     if isinstance(image, str | os.PathLike):
         with open_image(image) as opened:
-            return _from_pil(opened, background, printable(os.fsdecode(image)))
+            return _from_pil(opened, background, image_name(image))
     if isinstance(image, bytes | bytearray | memoryview):
         with open_bytes(bytes(image), "the content") as opened:
             return _from_pil(opened, background, "the content")
@@ -101,6 +101,25 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         "an image is a path, bytes, an open file, a PIL image, a NumPy array or a tensor, and several are a list; "
         f"got {type(image).__name__}"
     )
+
+
+def image_name(image: ImageInput) -> str:
+    """What an image is called in messages: its path, if it has one, or what it is given as."""
+    if isinstance(image, str | os.PathLike):
+        return printable(os.fsdecode(image))
+    if isinstance(image, Image.Image):
+        name = getattr(image, "filename", "")
+        return (
+            printable(os.fsdecode(name))
+            if name and isinstance(name, str | bytes | os.PathLike)
+            else "the PIL image"
+        )
+    if isinstance(image, Mapping):
+        return "the row's image"
+    if hasattr(image, "read"):
+        name = getattr(image, "name", None)
+        return printable(name) if isinstance(name, str) else "the open file"
+    return "the content" if isinstance(image, bytes | bytearray | memoryview) else "the image"
 
 
 def load_images(
@@ -158,12 +177,7 @@ def as_list(images: Any) -> list[Any]:
 
 
 def _from_given_pil(image: Image.Image, background: Sequence[float]) -> Tensor:
-    name = getattr(image, "filename", "")
-    source = (
-        printable(os.fsdecode(name))
-        if isinstance(name, str | bytes | os.PathLike) and name
-        else "the PIL image"
-    )
+    source = image_name(image)
     if getattr(image, "tile", None):  # not decoded yet
         if image.format not in RASTER_FORMATS:
             raise ImageError(
@@ -175,8 +189,7 @@ def _from_given_pil(image: Image.Image, background: Sequence[float]) -> Tensor:
 
 
 def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
-    name = getattr(file, "name", None)
-    source = printable(name) if isinstance(name, str) else "the open file"
+    source = image_name(file)
     try:
         file.seek(0)
         readable = isinstance(file.read(0), bytes)

@@ -12,6 +12,8 @@ from typing import Literal, SupportsIndex
 import torch.nn.functional as F
 from torch import Tensor
 
+from radio.errors import ImageError
+
 Kind = Literal["short", "long", "patches", "exact", "crop", "preferred"]
 SizeSpec = int | str | Sequence[int] | None
 """How large an image becomes; see `target_size`."""
@@ -66,8 +68,9 @@ def target_size(
         Height and width in pixels.
 
     Raises:
-        ValueError: The size has another form, a given height or width is not a multiple of the step, the budget
-            is too small for one step, or the result would be larger than ``max_side``.
+        ImageError: This image's long side would be larger than ``max_side``.
+        ValueError: The size has another form, a given height or width is not a multiple of the step or larger than
+            ``max_side``, or the budget is too small for one step.
     """
     wanted = None if size is None else _parse(size)
     if wanted is None:
@@ -97,7 +100,8 @@ def target_size(
                 f"nearest: {near[0]}x{near[1]}"
             )
     if max_side is not None and max(result) > max_side:
-        raise ValueError(
+        kind = ImageError if wanted.kind == "short" else ValueError  # other images may do at the same size
+        raise kind(
             f"size {size!r} makes an image of {height}x{width} (height x width) {result[0]}x{result[1]}, "
             f"but this model supports sides up to {max_side}; use 'long:{max_side}' or less"
         )

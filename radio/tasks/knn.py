@@ -16,6 +16,7 @@ from torch import Tensor
 
 from radio.data.batches import ImageBatch, Progress
 from radio.modeling.network import RADIONetwork
+from radio.wording import counted
 
 
 class Neighbors(NamedTuple):
@@ -176,7 +177,9 @@ def classify(
         ValueError: As in `nearest_neighbors` and `vote`, or when there is not one label for each row.
     """
     if hasattr(database, "shape") and len(database) != len(labels):
-        raise ValueError(f"{len(database)} rows in the database but {len(labels)} labels")
+        raise ValueError(
+            f"{counted(len(database), 'row')} in the database but {counted(len(labels), 'label')}"
+        )
     neighbors = nearest_neighbors(queries, database, k, chunk_size, query_size, progress)
     if num_classes is None:
         num_classes = int(labels.max()) + 1

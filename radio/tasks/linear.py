@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radio.wording import counted
+
 
 class LinearClassifier(nn.Module):
     """Standardizes vectors and multiplies them by a matrix.
@@ -50,7 +52,7 @@ def fit_linear(
     """
     if len(vectors) != len(labels) or len(vectors) == 0:
         raise ValueError(
-            f"need one label for each vector, got {len(vectors)} vectors and {len(labels)} labels"
+            f"need one label for each vector, got {counted(len(vectors), 'vector')} and {counted(len(labels), 'label')}"
         )
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(

@@ -18,6 +18,7 @@ from radio.tasks.segmentation import (
     SegmentOptions,
     segment_with,
 )
+from radio.wording import counted
 
 
 def names_of(classes: Sequence[str], background: Sequence[str] = ()) -> list[list[str]]:
@@ -71,7 +72,8 @@ def evaluate_segmentation(
     classes = tuple(data.classes)
     if len(classes) != int(labels.owner.max()) + 1:
         raise ValueError(
-            f"the data set has {len(classes)} classes, but there are {int(labels.owner.max()) + 1} labels"
+            f"the data set has {counted(len(classes), 'class', 'classes')}, but the labels are "
+            f"{int(labels.owner.max()) + 1}"
         )
     if options.least_share is not None and BACKGROUND not in classes:
         raise ValueError(

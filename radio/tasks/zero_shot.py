@@ -22,6 +22,7 @@ from radio.files import atomic_write, cache_folder
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
 from radio.optional import require
+from radio.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,9 @@ class ZeroShotClassifier:
         self, classes: Sequence[str], embeddings: Tensor, logit_scale: float = DEFAULT_LOGIT_SCALE
     ) -> None:
         if len(classes) != len(embeddings):
-            raise ValueError(f"{len(classes)} classes but {len(embeddings)} embeddings")
+            raise ValueError(
+                f"{counted(len(classes), 'class', 'classes')} but {counted(len(embeddings), 'embedding')}"
+            )
         self.classes = tuple(classes)
         self.embeddings = embeddings
         self.logit_scale = logit_scale

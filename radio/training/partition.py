@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from radio.wording import counted
+
 
 @dataclass(frozen=True)
 class Group:
@@ -36,8 +38,8 @@ def assign(groups: Sequence[Group], world_size: int) -> list[int]:
     shares = sum(group.processes for group in groups)
     if world_size % shares:
         raise ValueError(
-            f"{world_size} processes cannot be shared out as {' : '.join(str(g.processes) for g in groups)}; "
-            f"start a multiple of {shares}"
+            f"{counted(world_size, 'process', 'processes')} cannot be shared out as "
+            f"{' : '.join(str(g.processes) for g in groups)}; start a multiple of {shares}"
         )
     found: list[int] = []
     for number, group in enumerate(groups):

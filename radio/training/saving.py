@@ -20,6 +20,7 @@ from radio.model import RADIOModel
 from radio.training.objective import Objective
 from radio.training.recipe import Recipe
 from radio.training.spectral import fold, reparametrize
+from radio.wording import counted
 
 CHECKPOINT = "checkpoint.pt"
 WRITTEN = ("model/config.json", "model/model.safetensors", "model/README.md", CHECKPOINT, "curves.csv")
@@ -130,9 +131,9 @@ def _card(model: RADIOModel, objectives: Sequence[Objective], recipe: Recipe, st
             "---",
             f"# {config.architecture}",
             "",
-            f"A student of {len(objectives)} teachers, trained with `radio train` after the recipe of RADIOv2.5 "
-            f"(arXiv 2412.07679): width {config.embed_dim}, {config.depth} blocks, patch {config.patch_size} px, "
-            f"started from {recipe.student.start}.",
+            f"A student of {counted(len(objectives), 'teacher')}, trained with `radio train` after the recipe of "
+            f"RADIOv2.5 (arXiv 2412.07679): width {config.embed_dim}, {counted(config.depth, 'block')}, patch "
+            f"{config.patch_size} px, started from {recipe.student.start}.",
             "",
             "The weights follow from those of the teachers and from the images; mind the licenses of all of them.",
             "",

@@ -18,6 +18,7 @@ from radio.training.recipe import StudentRecipe, TeacherRecipe
 from radio.training.spectral import reparametrize
 from radio.training.teachers import Teacher
 from radio.training.teachers.timm_teacher import local_weights
+from radio.wording import counted
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOKEN_MULTIPLE = 8
@@ -116,7 +117,9 @@ def _plain_config(recipe: StudentRecipe, depth: int) -> RadioConfig:
 
 def _depth(recipe: StudentRecipe, available: int) -> int:
     if recipe.depth > available:
-        raise ValueError(f"student.depth is {recipe.depth}, but {recipe.start} has {available} blocks")
+        raise ValueError(
+            f"student.depth is {recipe.depth}, but {recipe.start} has {counted(available, 'block')}"
+        )
     return recipe.depth or available
 
 

@@ -88,10 +88,10 @@ def test_it_fails_if_every_input_fails(
     arguments = ["extract", f"{tmp_path}/*.jpg", "-m", checkpoint, "-o", str(out)]
     for _ in range(2):
         assert main(arguments) == 1
-        assert "all 3 inputs failed; the column error says why" in capsys.readouterr().err
+        assert "nothing was extracted: 3 inputs failed; the column error says why" in capsys.readouterr().err
     assert len(pd.read_parquet(out)) == 3
     assert main([*arguments, "--retry-failed", "--max-failures", "0"]) == 1
-    assert "1 inputs failed, more than the 0 allowed; the last one is" in capsys.readouterr().err
+    assert "1 input failed, more than the 0 allowed; the last one is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

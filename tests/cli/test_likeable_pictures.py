@@ -145,7 +145,7 @@ def test_a_mask_follows_its_object_through_a_video(scene, model, tmp_path, capsy
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("L", (96, 64)), "has 1 colors"),
+        (Image.new("L", (96, 64)), "has 1 color;"),
         (Image.effect_noise((96, 64), 90), "at most 64"),
         (Image.linear_gradient("L").point(lambda v: v // 128), "256 x 256 pixels but the frames are 96 x 64"),
     ],

@@ -196,7 +196,7 @@ def test_what_one_engine_began_the_other_ends(
     extract(data, model, out, OPTIONS, shard=(0, 2))
     with pytest.raises(
         TooManyFailuresError,
-        match="1 inputs failed, more than the 0 allowed; the last one is .*05-bad.png: it is not an image",
+        match="1 input failed, more than the 0 allowed; the last one is .*05-bad.png: it is not an image",
     ):
         extract_with_ray(
             data,

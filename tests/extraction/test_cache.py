@@ -95,5 +95,5 @@ def test_what_cannot_be_read_has_a_row_that_says_so(tiny, images, tmp_path):
     assert list(found.failures) == [3] and not found.vectors()[3].any() and found.vectors()[4].any()
     with pytest.raises(ValueError, match="row 3 has no spatial features"):
         found.spatial(3)
-    with pytest.raises(ImageError, match=r"1 of 5 images have no features; the first is .*3\.png"):
+    with pytest.raises(ImageError, match=r"no features for 1 of 5 images; the first is .*3\.png"):
         found.require_all()

@@ -407,6 +407,20 @@ def test_numbers_that_are_not_finite_are_failures(pictures: Path, checkpoint: Pa
     }
 
 
+def test_results_have_the_permissions_of_new_files(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    before = os.umask(0o027)
+    try:
+        (tmp_path / "new").touch()
+        folder.create("notes.json", b"{}")
+        with folder.writing("shard.parquet") as path:
+            path.write_bytes(b"rows")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode} and modes.pop() & 0o777 == 0o640
+
+
 def test_results_at_an_address(mixed: Path, whole: Path, model: RADIOModel, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     try:
@@ -445,7 +459,7 @@ def test_inputs_that_are_gone_or_new_are_named(model: RADIOModel, tmp_path: Path
         Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
     extract(tmp_path, model, tmp_path / "out", SMALL)
     (tmp_path / "a.png").rename(tmp_path / "d.png")
-    with pytest.raises(ValueError, match=r"1 are gone \('.*/a\.png'\), 1 are new \('.*/d\.png'\)"):
+    with pytest.raises(ValueError, match=r"1 is gone \('.*/a\.png'\), 1 is new \('.*/d\.png'\)"):
         extract(tmp_path, model, tmp_path / "out", SMALL)
 
 

@@ -121,14 +121,14 @@ END = bytes(1024)
         (member("a.png", png()) + member("b.png", kind=tarfile.FIFOTYPE) + END, {"b.png": "it is no file"}),
         (
             member("a.png", png()) + member("b.png", size=-512) + END,
-            {"": "after 1 images: b.png has an impossible"},
+            {"": "after 1 image: b.png has an impossible"},
         ),
         (
             member("a.png", png()) + member("b.png", size=2**80) + END,
-            {"": "after 1 images: b.png has an impossible"},
+            {"": "after 1 image: b.png has an impossible"},
         ),
         (member("a.png", png()) + END + member("b.png", png()) + END, {"b.png": "ok"}),
-        (member("a.png", png()) + END + b"x" * 512, {"": "damaged or cut off after 1 images"}),
+        (member("a.png", png()) + END + b"x" * 512, {"": "damaged or cut off after 1 image"}),
         (member("/a.png", png()) + member("../b.png", png()) + END, {"../b.png": "ok"}),
     ],
     ids=["hard-link", "link", "pipe", "negative", "endless", "joined", "garbage", "paths"],

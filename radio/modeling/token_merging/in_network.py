@@ -12,6 +12,7 @@ from torch import Tensor
 from radio.modeling.outputs import Grid
 from radio.modeling.token_merging.matching import match, split_grid
 from radio.modeling.token_merging.plan import MergePlan
+from radio.wording import counted
 
 
 class TokenState(NamedTuple):
@@ -128,7 +129,7 @@ class InNetworkMerging:
             return (self.r,) * depth
         if len(self.r) != depth:
             raise ValueError(
-                f"r lists {len(self.r)} blocks, but the network has {depth}; "
+                f"r lists {counted(len(self.r), 'block')}, but the network has {depth}; "
                 "give one number for each, or one for all"
             )
         return self.r

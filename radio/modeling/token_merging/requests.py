@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from radio.modeling.token_merging.in_network import InNetworkMerging
 from radio.modeling.token_merging.merge import TokenMerging
+from radio.wording import counted
 
 
 def merging_per_image(
@@ -20,7 +21,7 @@ def merging_per_image(
         return [merge] * count
     if len(merge) != count:
         raise ValueError(
-            f"merge lists {len(merge)} TokenMerging for {count} images; give one for each, or one for all"
+            f"merge lists {len(merge)} TokenMerging for {counted(count, 'image')}; give one for each, or one for all"
         )
     return merge
 

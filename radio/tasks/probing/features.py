@@ -16,6 +16,7 @@ from radio.files import atomic_write
 from radio.images import SizeSpec
 from radio.model import RADIOModel
 from radio.optional import require
+from radio.wording import counted
 
 if TYPE_CHECKING:
     from radio.extraction.cache import CachedFeatures
@@ -84,7 +85,8 @@ def read_features(
     if found.failures:
         first = [f"{found.ids[row]}: {error}" for row, error in found.failures.items()][:_FAILURES_SHOWN]
         warnings.warn(
-            f"left out {len(found.failures)} images that cannot be read: {'; '.join(first)}", stacklevel=3
+            f"left out {counted(len(found.failures), 'image')} that cannot be read: {'; '.join(first)}",
+            stacklevel=3,
         )
     return found, [row for row in range(len(found)) if row not in found.failures]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from radio.data.batches import Progress
 from radio.data.dense import IGNORED
+from radio.wording import counted
 
 ReadMap = Callable[[int], Tensor]
 """Spatial features (C, h, w) of a row."""
@@ -104,7 +105,7 @@ def fit_dense(
             losses.append(value.item())
             if not math.isfinite(losses[-1]):
                 raise ValueError(
-                    f"the loss is not a number after {len(losses)} steps; give a smaller learning rate"
+                    f"the loss is not a number after {counted(len(losses), 'step')}; give a smaller learning rate"
                 )
     head.eval()
     return losses

@@ -27,6 +27,7 @@ from radio.tasks.probing.metrics import (
     Metrics,
     SegmentationMetrics,
 )
+from radio.wording import counted
 
 _ROWS_AT_ONCE = 1024
 
@@ -258,6 +259,6 @@ def _check_classes(asked: Sequence[str], known: Sequence[str]) -> None:
         other = [name for name in asked if name not in known]
         what = f"; {other[0]!r} is not among them" if other else ""
         raise ValueError(
-            f"the probe has {len(known)} classes and the data {len(asked)}{what}: both need the same ones, in the "
-            "same order"
+            f"the probe has {counted(len(known), 'class', 'classes')} and the data {len(asked)}{what}: both "
+            "need the same ones, in the same order"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from radio.tasks.promptable.canvas import Canvas
+from radio.wording import counted
 
 Point = tuple[float, float]
 """x and y in pixels of the image, from its upper left corner."""
@@ -41,7 +42,7 @@ class Prompt:
         if any(len(point) != 2 for point in self.points):
             raise ValueError(f"a point is x and y, got {list(self.points)}")
         if self.labels is not None and len(self.labels) != len(self.points):
-            raise ValueError(f"{len(self.points)} points but {len(self.labels)} labels")
+            raise ValueError(f"{counted(len(self.points), 'point')} but {counted(len(self.labels), 'label')}")
         if any(label not in (0, 1) for label in self.labels or ()):
             raise ValueError(f"a label is 1 (belongs to the object) or 0 (does not), got {self.labels}")
         if self.box is not None and (

@@ -76,7 +76,7 @@ def test_training_stops_at_a_loss_that_is_no_number():
     head = SegmentationHead(2, 2)
     nan = torch.full((2, 4, 4), float("nan"))
     target = torch.zeros(8, 8, dtype=torch.long)
-    with pytest.raises(ValueError, match="not a number after 1 steps; give a smaller learning rate"):
+    with pytest.raises(ValueError, match="not a number after 1 step; give a smaller learning rate"):
         fit_dense(
             head, lambda row: nan, lambda row: target, [(4, 4)] * 2, [0, 1], segmentation_loss, FitOptions()
         )

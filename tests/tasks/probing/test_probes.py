@@ -152,9 +152,9 @@ def test_an_unreadable_image_is_named_or_left_out(tiny, colors, tmp_path):
     shutil.copytree(colors, tmp_path / "colors")
     (tmp_path / "colors" / "blue" / "9.png").write_bytes(b"no picture")
     data = ImageFolder(tmp_path / "colors")
-    with pytest.raises(ImageError, match=r"1 of 19 images have no features; the first is .*9\.png"):
+    with pytest.raises(ImageError, match=r"no features for 1 of 19 images; the first is .*9\.png"):
         train_probe("linear", tiny, data, tmp_path / "features", size=64)
-    with pytest.warns(UserWarning, match=r"left out 1 images that cannot be read: .*9\.png"):
+    with pytest.warns(UserWarning, match=r"left out 1 image that cannot be read: .*9\.png"):
         probe = train_probe("linear", tiny, data, tmp_path / "features", size=64, skip_unreadable=True)
     assert probe.config.training["images"] == 18
 

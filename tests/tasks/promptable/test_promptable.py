@@ -212,7 +212,7 @@ def test_a_picture_shows_masks_and_what_pointed_at_them():
     ("arguments", "message"),
     [
         ({}, "needs a point or a box"),
-        ({"points": [(1, 2)], "labels": [1, 0]}, "1 points but 2 labels"),
+        ({"points": [(1, 2)], "labels": [1, 0]}, "1 point but 2 labels"),
         ({"points": [(1, 2)], "labels": [2]}, "a label is 1"),
         ({"points": [(1, 2, 3)]}, "a point is x and y"),
         ({"box": (5, 5, 5, 9)}, "left, top, right and bottom"),
