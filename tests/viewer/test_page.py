@@ -192,7 +192,8 @@ def test_photos_are_added_and_bad_ones_named(page: Page, photos: list[Path], tmp
     page.find("#add").send_keys(f"{photos[0]}\n{bad}")
     page.until(lambda: page.text("#problem"), "no word about the bad file")
     page.settle()
-    assert "letter.jpg is not an image" in page.text("#problem")
+    [words] = page.text("#problem").splitlines()[:-1]
+    assert "letter.jpg is not an image" in words
     assert len(page.browser.find_elements(By.CSS_SELECTOR, "#photos li")) == count + 1
     assert page.words("Photo").startswith(photos[0].name), "the new photo is shown"
     page.browser.refresh()
@@ -203,6 +204,19 @@ def test_photos_are_added_and_bad_ones_named(page: Page, photos: list[Path], tmp
     removal = page.find(f"[aria-label='Remove {photos[0].name}']")
     page.run("arguments[0].click()", removal)
     page.until(lambda: photos[0].name not in page.words("Photo"), "it is still there")
+
+
+def test_more_photos_than_there_is_room_for(page: Page, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "letter.jpg").write_text("Dear Sir")
+    Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
+    page.find("#add").send_keys(
+        "\n".join([str(tmp_path / "letter.jpg")] + [str(tmp_path / "small.png")] * 14)
+    )
+    page.until(lambda: page.text("#problem"), "no word about too many")
+    page.settle()
+    letter, rest = page.text("#problem").splitlines()[:-1]
+    assert "letter.jpg is not an image" in letter
+    assert rest == "2 photos were not added: there are 12 added photos already; remove one first"
 
 
 def test_a_strip_is_wide_enough_to_be_seen(page: Page, tmp_path: Path) -> None:
@@ -277,6 +291,18 @@ def test_one_photo_at_growing_sizes(page: Page) -> None:
     colors = page.pixels("544 px")
     page.run("document.getElementsByName('sizes-show')[1].click()")
     page.until(lambda: page.pixels("544 px") != colors, "no similarity")
+
+
+def test_a_view_that_was_left_says_nothing_more(page: Page) -> None:
+    said = """const status = document.getElementById("status");
+    window.said = [];
+    new MutationObserver(() => said.push(status.textContent)).observe(status, {childList: true});
+    document.getElementById("tab-sizes").click();
+    document.getElementById("tab-explore").click();"""
+    page.run(said)
+    page.settle()
+    time.sleep(0.5)
+    assert not [words for words in page.run("return said") if words]
 
 
 def test_words(page: Page) -> None:

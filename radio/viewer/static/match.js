@@ -82,7 +82,8 @@ export class Match {
     if (!this.both) return "";
     if (this.both.pairs) {
       const { pairs, count } = this.both.pairs;
-      return this.#only(`${pairs.length} of the ${count} pairs of patches that are each other's best match`);
+      const of = count === 1 ? "the one pair" : `${pairs.length} of the ${count} pairs`;
+      return this.#only(`${of} of patches that are each other's best match`);
     }
     if (this.both.colors) return this.#only("The first three principal components of both as red, green, blue");
     const { features } = this.both;

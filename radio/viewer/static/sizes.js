@@ -60,8 +60,15 @@ export class Sizes {
       this.#paint();
     } catch (error) {
       if (!(error instanceof api.Problem)) throw error;
-      if (turn === this.turn) for (const panel of this.panels) panel.explain(error.message);
+      if (turn !== this.turn) return;
+      this.app.progress("");
+      for (const panel of this.panels) panel.explain(error.message);
     }
+  }
+
+  /** Another view is shown: ask for no more sizes. */
+  leave() {
+    this.turn++;
   }
 
   repaint() {

@@ -157,6 +157,7 @@ class App {
         each.setAttribute("aria-selected", each === tab);
         each.tabIndex = each === tab ? 0 : -1;
       }
+      this.views[this.view].leave?.();
       this.view = tab.getAttribute("aria-controls");
       this.progress("");
       this.#show();
@@ -211,7 +212,7 @@ class App {
 
   async #add(files) {
     by("problem").hidden = true;
-    const problems = [];
+    const problems = new Map(); // how many files each is about
     let last = null;
     for (const [i, file] of files.entries()) {
       this.progress(`Adding ${file.name}${files.length > 1 ? ` (${i + 1} of ${files.length})` : ""} …`);
@@ -222,11 +223,12 @@ class App {
         last = await this.#take(await api.addPhoto(file));
       } catch (error) {
         if (!(error instanceof api.Problem)) throw error;
-        problems.push(error.message);
+        problems.set(error.message, (problems.get(error.message) ?? 0) + 1);
       }
     }
     this.progress("");
-    if (problems.length) this.#complain(problems.join("\n"));
+    const told = [...problems].map(([words, count]) => (count > 1 ? `${count} photos were not added: ${words}` : words));
+    if (told.length) this.#complain(told.join("\n"));
     if (last) this.choosePhoto(last);
   }
 
@@ -247,6 +249,7 @@ class App {
     this.photos = this.photos.filter((each) => each !== photo);
     URL.revokeObjectURL(photo.address);
     if (this.photo === photo) this.photo = this.photos[0] ?? null;
+    this.progress("");
     this.#list();
     this.#show();
   }
