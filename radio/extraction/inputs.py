@@ -60,6 +60,9 @@ _COMPRESSED_STARTS = (
 _UNPACK = "a compressed tar has to be read from its start; unpack it to a plain .tar first"
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 _CHUNK = 65536
+_ROWS_AT_A_TIME = 1024
+"""How many rows are Python objects at the same time: few, since the garbage collector looks at each of them."""
+
 _TAR_BLOCK = 512
 _TAR_TAIL = 128 * _TAR_BLOCK
 _LONGEST = 2**62
@@ -208,6 +211,8 @@ def list_inputs(
 
 def printable(text: str) -> str:
     """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\xNN``."""
+    if text.isascii():
+        return text
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
@@ -298,7 +303,7 @@ class _TableBuilder:
 
     def add(self, item: Item) -> None:
         self._rows.append(item)
-        if len(self._rows) == _CHUNK:
+        if len(self._rows) == _ROWS_AT_A_TIME:
             self._flush()
 
     def finish(self) -> pa.Table:
@@ -313,18 +318,19 @@ class _TableBuilder:
         if not self._rows:
             return
         names, kinds, sources, details, starts, lengths, stamps = zip(*self._rows, strict=True)
-        columns = [
-            names,
-            [KINDS.index(kind) for kind in kinds],
-            [os.fsencode(source) for source in sources],
-            [os.fsencode(detail) for detail in details],
-            starts,
-            lengths,
-            stamps,
-        ]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._SCHEMA, strict=True)]
+        columns = [names, list(map(KINDS.index, kinds)), sources, details, starts, lengths, stamps]
+        arrays = [_column(values, field.type) for values, field in zip(columns, self._SCHEMA, strict=True)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._SCHEMA))
         self._rows = []
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_binary(kind):
+        return pa.array(values, kind)
+    try:
+        return pa.array(values, pa.string()).cast(kind)
+    except UnicodeEncodeError:  # names that are not UTF-8
+        return pa.array(map(os.fsencode, values), kind)
 
 
 def _told_apart(names: list[str]) -> list[str]:
@@ -437,9 +443,9 @@ class _Finder:
     def _walk(self, root: str) -> Iterator[Item]:
         """Depth first, sorted by name, and without recursion: folders may be nested deeper than calls."""
         above: list[str] = []  # the real paths of the folders that this one lies in
-        waiting = [(root, True, 0)]
+        waiting = [(root, os.path.abspath(root), True, 0)]
         while waiting:
-            path, is_folder, depth = waiting.pop()
+            path, source, is_folder, depth = waiting.pop()
             if is_folder:
                 del above[depth:]
                 plain = above and not os.path.islink(path)
@@ -450,14 +456,16 @@ class _Finder:
                 try:
                     found = _entries(path)
                 except OSError as error:
-                    why = f"the folder cannot be listed: {error.strerror}"
-                    yield _unreadable(path, os.path.abspath(path), why)
+                    yield _unreadable(path, source, f"the folder cannot be listed: {error.strerror}")
                 else:
+                    path, source = path.rstrip("/") + "/", source.rstrip("/") + "/"
                     waiting += (
-                        (os.path.join(path, name), folder, depth + 1) for name, folder in reversed(found)
+                        (path + name, source + name, folder, depth + 1) for name, folder in reversed(found)
                     )
+            elif _suffix(path) in IMAGE_SUFFIXES:
+                yield Item(printable(path), "file", source, "", 0, -1)
             elif _known(path):
-                yield from self._open(path, os.path.abspath(path))
+                yield from self._open(path, source)
             else:
                 self.ignored += 1
 
@@ -518,7 +526,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def container_kind(name: str) -> Kind:
     """What a file is by its name: a tar, a table, a video, or just a file."""
-    return _CONTAINERS.get(os.path.splitext(name.lower())[1], "file")
+    return _CONTAINERS.get(_suffix(name), "file")
 
 
 def check_list(path: str) -> None:
@@ -533,9 +541,14 @@ def check_list(path: str) -> None:
         raise OSError(f"the list {path!r} cannot be read: {error}") from None
 
 
+def _suffix(path: str) -> str:
+    """``.jpg`` of ``photos/a.JPG``."""
+    return "." + path.rpartition(".")[2].lower()
+
+
 def _known(name: str) -> bool:
-    lowered = name.lower()
-    return lowered.endswith((*IMAGE_SUFFIXES, *_CONTAINERS, *_COMPRESSED_TARS))
+    suffix = _suffix(name)
+    return suffix in IMAGE_SUFFIXES or suffix in _CONTAINERS or name.lower().endswith(_COMPRESSED_TARS)
 
 
 def _unreadable(given: str, source: str, why: str) -> Item:

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import struct
-import sys
 import time
 import zipfile
 from argparse import Namespace
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from memory import PeakMemory, needs_proc
 from released import VERSIONS, Version, make_checkpoint
 from safetensors.torch import load_file, save, save_file
+from watching import watched
 
 from radio import RadioError, load_model
 from radio.checkpoints import read_content
@@ -35,15 +35,6 @@ FORBIDDEN = (
     "pickle.find_class",
 )
 LONGEST = 5.0
-_seen: list[str] | None = None
-
-
-def _audit(event: str, _: tuple) -> None:
-    if _seen is not None and event in FORBIDDEN:
-        _seen.append(event)
-
-
-sys.addaudithook(_audit)
 
 
 def fuzz(examples: int):
@@ -78,16 +69,17 @@ def families(reference) -> dict[str, dict]:
 
 def _attempt(path: Path) -> str:
     """Load it; the only outcomes are a model whose weights can be read, and our own errors, in bounded time."""
-    global _seen
-    _seen, before = [], time.monotonic()
-    try:
-        model = load_model(path, device="cpu", dtype=random.Random(str(path)).choice(["auto", "bfloat16"]))
-        total = sum(float(value.float().abs().sum()) for value in model.state_dict().values())
-        outcome = f"a model ({total})"
-    except RadioError as error:
-        assert len(str(error)) < 20_000
-        outcome = str(error)
-    seen, _seen = _seen, None
+    before = time.monotonic()
+    with watched(*FORBIDDEN) as seen:
+        try:
+            model = load_model(
+                path, device="cpu", dtype=random.Random(str(path)).choice(["auto", "bfloat16"])
+            )
+            total = sum(float(value.float().abs().sum()) for value in model.state_dict().values())
+            outcome = f"a model ({total})"
+        except RadioError as error:
+            assert len(str(error)) < 20_000
+            outcome = str(error)
     assert seen == [], f"loading did {seen}"
     assert time.monotonic() - before < LONGEST
     with contextlib.suppress(RadioError):

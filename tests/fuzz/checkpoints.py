@@ -17,7 +17,6 @@ import shutil
 import struct
 import sys
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,17 +27,6 @@ import torch
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect")
 _PARTS = ("pickle", "torch file", "config", "header", "index")
-_events: list[str] = []
-_bystanders: set[int] = set()
-"""Threads that ran before an input was loaded. What they connect to is no business of the input's."""
-
-
-def _audit(event: str, _: tuple) -> None:
-    if event in FORBIDDEN and threading.get_ident() not in _bystanders:
-        _events.append(event)
-
-
-sys.addaudithook(_audit)
 
 
 class Workshop:
@@ -106,13 +94,11 @@ def run(workshop: Workshop, data: bytes) -> str:
         AssertionError: Something was started or connected to, or a message is long or cannot be printed.
         Exception: Whatever the library lets through that is no `RadioError`.
     """
+    from watching import watched
+
     from radio import RadioError, load_model
 
-    _bystanders.clear()
-    _bystanders.update(thread.ident for thread in threading.enumerate() if thread.ident)
-    _bystanders.discard(threading.get_ident())
-    _events.clear()
-    with workshop.file(data) as path:
+    with workshop.file(data) as path, watched(*FORBIDDEN) as events:
         try:
             model = load_model(path, device="cpu", dtype="float32")
         except RadioError as error:
@@ -123,7 +109,7 @@ def run(workshop: Workshop, data: bytes) -> str:
                 with torch.inference_mode():
                     model(torch.zeros(1, 3, side, side))
             outcome = "a model"
-    assert _events == [], _events
+    assert events == [], events
     assert len(outcome) < 4000 and outcome.isprintable(), outcome[:4000]
     return outcome
 
@@ -160,6 +146,7 @@ def main() -> None:
     """Search guided by coverage until libFuzzer's arguments say stop."""
     import atheris
 
+    sys.path.append(str(REFERENCE.parent))  # as in the tests
     with atheris.instrument_imports(include=["radio", "torch._weights_only_unpickler"]):
         import radio.loading  # noqa: F401 - instrumented while it is imported
     with tempfile.TemporaryDirectory() as folder:

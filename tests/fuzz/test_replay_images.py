@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 import struct
-import sys
-import threading
 
 import pytest
 from fuzz.images import LARGEST, read_any, seeds
+from watching import watched
 
 from radio.images import opening
 
@@ -22,17 +21,6 @@ FORBIDDEN = (
     "open",
 )
 MUTATIONS = 60
-_seen: list[str] | None = None
-_bystanders: set[int | None] = set()
-"""Threads that ran before. What they connect to is no business of an image's."""
-
-
-def _audit(event: str, _: tuple) -> None:
-    if _seen is not None and event in FORBIDDEN and threading.get_ident() not in _bystanders:
-        _seen.append(event)
-
-
-sys.addaudithook(_audit)
 
 
 def _mutate(content: bytes, chance: random.Random, others: list[bytes]) -> bytes:
@@ -61,20 +49,15 @@ def _mutate(content: bytes, chance: random.Random, others: list[bytes]) -> bytes
 @pytest.mark.parametrize("name", seeds())
 @pytest.mark.filterwarnings("ignore")
 def test_any_bytes_are_an_image_or_an_image_error(name, monkeypatch):
-    global _seen
     monkeypatch.setattr(opening, "MAX_PIXELS", LARGEST)
     everything = seeds()
     chance = random.Random(name)
     assert read_any(everything[name])
-    _bystanders.update({thread.ident for thread in threading.enumerate()} - {threading.get_ident()})
-    _seen = []
-    try:
+    with watched(*FORBIDDEN) as seen:
         for _ in range(MUTATIONS):
             content = _mutate(everything[name], chance, list(everything.values()))
             try:
                 read_any(content)
             except Exception as error:
                 pytest.fail(f"{error!r} for {content!r}")
-        assert _seen == []
-    finally:
-        _seen = None
+    assert seen == []
