@@ -216,6 +216,16 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def reason(error: Exception) -> str:
+    """Why something cannot be read, in a line without the name that stands before it."""
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice to decode it"
+    if isinstance(error, FileNotFoundError):  # fsspec says nothing but the name
+        return "there is no such file"
+    text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
+    return text or type(error).__name__
+
+
 def check_regular(path: str) -> None:
     """Whether a local path is a file with content, and not something that would block or never end.
 
@@ -483,7 +493,7 @@ class _Finder:
             except ImportError:
                 raise
             except Exception as error:  # readers of damaged files fail in many ways
-                yield _unreadable(given, source, _reason(error))
+                yield _unreadable(given, source, reason(error))
 
     def _look_into(self, kind: Kind, given: str, source: str) -> Iterator[Item]:
         if kind == "tar":
@@ -576,7 +586,7 @@ def _tar_members(file: IO[bytes], given: str, source: str) -> Iterator[Item]:
                         yield item
                     end = tar.offset
         except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-            yield _unreadable(given, source, _damaged_tar(file, count, _reason(error)))
+            yield _unreadable(given, source, _damaged_tar(file, count, reason(error)))
             return
         file.seek(end)
         tail = file.read(_TAR_TAIL)
@@ -627,7 +637,7 @@ def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int, str]:
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             return reader.schema, sum(batch.num_rows for batch in batches), ""
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"the table is damaged, cut off or of another format: {_reason(error)}") from error
+        raise ValueError(f"the table is damaged, cut off or of another format: {reason(error)}") from error
     rows = 0
     try:
         for batch in reader:
@@ -636,7 +646,7 @@ def _table_shape(kind: Kind, file: IO[bytes]) -> tuple[Any, int, str]:
         return (
             reader.schema,
             rows,
-            f"the table is damaged or cut off after {counted(rows, 'row')}: {_reason(error)}",
+            f"the table is damaged or cut off after {counted(rows, 'row')}: {reason(error)}",
         )
     return reader.schema, rows, ""
 
@@ -687,8 +697,3 @@ def _seconds(text: str) -> float:
     except ValueError:
         return 0.0
     return 3600 * hours + 60 * minutes + seconds
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__

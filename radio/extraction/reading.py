@@ -32,6 +32,7 @@ from radio.extraction.inputs import (
     find_image_column,
     open_arrow,
     open_source,
+    reason,
 )
 from radio.extraction.stamps import check_stamp
 from radio.extraction.storage import is_address
@@ -101,7 +102,7 @@ class Decoder:
             pixels = self._decode(_open_image(item, payload), sizes)
         except Exception as error:  # decoders of damaged files fail in many ways; none may stop the others
             height, width = sizes or (None, None)
-            return Decoded(item, None, height, width, _reason(error))
+            return Decoded(item, None, height, width, reason(error))
         return Decoded(item, pixels, sizes[0], sizes[1])
 
     def _decode(self, image: Image.Image, sizes: list[int]) -> Tensor:
@@ -224,15 +225,6 @@ def _read_range(item: Item) -> bytes:
 def _read_address(address: str) -> bytes:
     with fsspec.open(address, "rb") as file:
         return file.read()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "the memory does not suffice to decode it"
-    if isinstance(error, FileNotFoundError):  # fsspec says nothing but the name
-        return "there is no such file"
-    text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
-    return text or type(error).__name__
 
 
 class Prefetcher:
@@ -374,12 +366,21 @@ class _Rows:
         if isinstance(value, dict):
             data, path = value.get("bytes"), value.get("path")
             if data is None and path:
-                with open_source(os.path.join(self._folder, path) if not is_address(path) else path) as file:
-                    return file.read()
+                return self._beside(path)
             value = data
         if not value:
             raise ValueError("the row has no image bytes")
         return value
+
+    def _beside(self, path: str) -> bytes:
+        """The content of a file that a row names."""
+        try:
+            with open_source(path if is_address(path) else os.path.join(self._folder, path)) as file:
+                return file.read()
+        except OSError as error:
+            raise ValueError(
+                f"the row has no bytes, but the name of a file, {path!r}: {reason(error)}"
+            ) from error
 
     def close(self) -> None:
         self._stack.close()

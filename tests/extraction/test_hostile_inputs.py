@@ -224,3 +224,11 @@ def test_the_words_of_an_error_do_not_change_the_digest(tmp_path: Path) -> None:
     assert first.digest() == other.digest()
     (tmp_path / "a.tar").write_bytes(member("b.png", png()) + END)
     assert list_inputs(tmp_path).digest() != first.digest()
+
+
+def test_a_row_that_names_a_file_that_is_gone_says_which(tmp_path: Path, model: RADIOModel) -> None:
+    rows = [{"bytes": png(), "path": "a.png"}, {"bytes": None, "path": "gone.png"}]
+    pq.write_table(pa.table({"image": pa.array(rows)}), tmp_path / "t.parquet")
+    found = told(model, tmp_path)
+    assert found["t.parquet#0"] == "ok"
+    assert found["t.parquet#1"].endswith("the name of a file, 'gone.png': there is no such file")
