@@ -5,6 +5,9 @@ import { number } from "./likeness.js";
 import { drawTile, fromBase64, labelColor } from "./paint.js";
 import { element, Panel } from "./panel.js";
 
+/** Parts of a command that stay in one line. */
+const COMMAND = ["radio view", "--model c-radio_v3-b", "--adaptor siglip2-g"];
+
 export class Words {
   constructor(app, { form, labels, missing, panel, shares }) {
     this.app = app;
@@ -30,7 +33,7 @@ export class Words {
     this.missing.hidden = can;
     this.missing.replaceChildren(
       `Words need a teacher that knows them, and ${name} was opened without one. Start the viewer with such an adaptor:`,
-      element("code", { textContent: "radio view --model c-radio_v3-b --adaptor siglip2-g" }),
+      element("code", {}, ...COMMAND.flatMap((part) => [" ", element("span", { textContent: part })]).slice(1)),
     );
   }
 
