@@ -126,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(arguments).parse_args(arguments)
     with _stopped_by_signals(), warnings.catch_warnings():
         warnings.showwarning = partial(_show_warning, args.command)
+        # Pillow's, of a limit that is not ours and without the file's name.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         return _run(args)
 
 

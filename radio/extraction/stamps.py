@@ -19,8 +19,8 @@ NO_STAMP = 0
 """Of what needs none, such as an image in a file of its own, and of addresses whose file system tells too little."""
 
 _VERSIONS = (
-    *("ETag", "etag", "generation", "blob_id", "md5Hash"),
-    *("mtime", "LastModified", "last_modified", "updated", "created"),
+    *("ETag", "etag", "generation", "blob_id", "md5Hash", "Content-MD5"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created"),
 )
 """What file systems of fsspec call the mark of a file's content, or its time of change."""
 

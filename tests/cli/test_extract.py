@@ -79,6 +79,19 @@ def test_all_options_as_json(
     assert len(list((out / "__dense").glob("*.arrow"))) == 2
 
 
+def test_an_enormous_image_is_told_of_once_and_by_name(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "enormous.png"
+    Image.new("1", (13_000, 10_400)).save(path)  # Pillow warns of it, we refuse it
+    assert main(["extract", str(path), "-m", checkpoint, "-o", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "enormous" in line or "limit" in line] == [
+        f"failed: {path}: it is enormous: 13000 x 10400 pixels; at most 134 million are read. Shrink it or cut it into "
+        "tiles first"
+    ]
+
+
 def test_it_fails_if_every_input_fails(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
