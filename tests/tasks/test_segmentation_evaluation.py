@@ -147,7 +147,7 @@ def test_wrong_uses_say_what_is_wrong(model, colors, tmp_path):
     data = segmentation_folder(plain_folder(tmp_path), classes=list(COLORS))
     with pytest.raises(ValueError, match="'background', which is no class"):
         evaluate_segmentation(model, "clip", data, colors, SegmentOptions(least_share=0.5))
-    with pytest.raises(ValueError, match="3 classes, but there are 2 labels"):
+    with pytest.raises(ValueError, match="3 classes, but the labels are 2"):
         evaluate_segmentation(model, "clip", data, LabelEmbeddings(colors.embeddings[:2], torch.arange(2)))
     with pytest.raises(ValueError, match=r"share in \[0, 1\]"):
         segment_with(model, "clip", data[0], colors, SegmentOptions(least_share=2.0))

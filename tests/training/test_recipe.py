@@ -122,7 +122,7 @@ def test_partitioned_processes_do_different_things() -> None:
     assert high[0].weights == {"a": pytest.approx(2 / 3), "b": 2}
     numbers = [draw.number for steps in zip(low, high, strict=True) for step in steps for draw in step.draws]
     assert sorted(numbers) == list(range(12))
-    with pytest.raises(ValueError, match="1 processes cannot be shared out"):
+    with pytest.raises(ValueError, match="1 process cannot be shared out"):
         _plan(fields, 0, 1)
 
 

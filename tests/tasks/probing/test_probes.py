@@ -243,7 +243,7 @@ def test_masks_and_depths_that_are_wrong(tiny, boxes, features, tmp_path):
         MaskFolder(images, masks, ["ground"])
     Image.new("L", (96, 64), 2).save(masks / "0.png")
     with pytest.raises(
-        ImageError, match=r"0\.png has the label 2, but there are 2 classes: labels are 0 to 1"
+        ImageError, match=r"0\.png has the label 2, but the data set has 2 classes: labels are 0 to 1"
     ):
         MaskFolder(images, masks, ["ground", "box"]).target(0)
     Image.fromarray(np.full((64, 96), 40_000, np.uint16)).save(masks / "3.png")
