@@ -112,8 +112,15 @@ def download_repository(repository: str, options: DownloadOptions, license: str 
     return config.parent
 
 
-def download_other(repository: str, options: DownloadOptions = DEFAULT_OPTIONS) -> Path:
+def download_other(
+    repository: str, options: DownloadOptions = DEFAULT_OPTIONS, also: Sequence[str] = ()
+) -> Path:
     """The folder of a Hub repository with ``config.json`` and its safetensors weights, of any model.
+
+    Args:
+        repository: Its name.
+        options: Where from and where to.
+        also: Other files of it that are wanted beside these.
 
     Raises:
         ValueError: The name cannot be a repository's.
@@ -122,6 +129,8 @@ def download_other(repository: str, options: DownloadOptions = DEFAULT_OPTIONS) 
     """
     _check_name(repository)
     folder = _fetch(repository, CONFIG, options).parent
+    for name in also:
+        _fetch(repository, name, options)
     _fetch_weights(repository, folder, options, None)
     return folder
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sam_folders import sam_folder
+from sam_folders import published_sam3_folder, sam3_detector_folder, sam3_folder, sam_folder
 
+from radio import load_model
 from radio.cli import _parser
 from radio.data.video import Frame, Video
 from radio.drawing.video import write_frames
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = str(ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar")
+WITH_SAM3 = str(ROOT / "tests" / "reference" / "radio1d" / "checkpoint.pth.tar")
 PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}, "video": {"extract", "pca", "evaluate"}}
 """Each page, and the commands that it shows."""
 
@@ -49,15 +51,22 @@ def test_masks(tmp_path, text_towers, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((220, 190)).save("photo.jpg")
     folder = sam_folder(tmp_path / "sam")
-    code = (
-        _blocks("promptable", "python")
-        .replace('"radio_v2.5-l"', repr(CHECKPOINT))
-        .replace('"facebook/sam-vit-huge"', repr(str(folder)))
-    )
+    other = load_model(WITH_SAM3, adaptors=["sam3"], device="cpu")
+    width = other.config.adaptor("sam3").feature.output_dim
+    detector = sam3_detector_folder(tmp_path / "detector", width)
+    sam3 = published_sam3_folder(tmp_path / "sam3", sam3_folder(tmp_path / "tracker", width), detector)
+    code = _blocks("promptable", "python")
+    for name, place in {
+        "radio_v2.5-l": CHECKPOINT, "c-radio_v4-h": WITH_SAM3,
+        "facebook/sam-vit-huge": str(folder), "facebook/sam3": str(sam3),
+    }.items():  # fmt: skip
+        code = code.replace(f'"{name}"', repr(place))
     code = code.replace('"clip"])', f'"clip"], text_weights={str(text_towers["clip"])!r}, device="cpu")', 1)
     names: dict = {}
     exec(code, names)
-    assert names["masks"].mask.shape == (2, 190, 220)
+    assert names["masks"].mask.shape[1:] == (190, 220)
+    asked = [names["words"][number] for number in names["masks"].prompt]
+    assert asked == sorted(asked) and set(asked) <= {"red cup", "spoon"}
     assert re.search(r"\[\('(cup|spoon|table)', -?0\.\d+\)", capsys.readouterr().out)
 
 

@@ -1,4 +1,4 @@
-"""``radio masks``: masks of what a user points at, or of everything."""
+"""``radio masks``: masks of what a user points at or names, or of everything."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ pass names every mask.
 
   radio masks photo.jpg -m radio_v2.5-l --point 120,80 --point 300,200 -o masks.png
   radio masks photo.jpg -m radio_v2.5-l --point '120,80;!150,90' --box 20,30,200,180 -o masks.png
+  radio masks photo.jpg -m c-radio_v4-h --concept 'red cup' --concept spoon -o masks.png
   radio masks photo.jpg -m radio_v2.5-l --everything --labels cat,sofa,wall -o masks.png --json
 """
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
@@ -59,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="left, top, right and bottom of a box around an object; may be repeated",
     )
     prompts.add_argument(
+        "--concept",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="every instance of what a short noun phrase says, as 'red cup'; for SAM 3; may be repeated",
+    )
+    prompts.add_argument(
         "--everything", action="store_true", help="masks of everything, from a grid of points"
     )
     prompts.add_argument(
@@ -69,7 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points-per-side", type=positive_int, default=32, metavar="N", help="of the grid (default: 32)"
     )
     chosen.add_argument(
-        "--least-score", type=float, default=0.88, metavar="IOU", help="predicted IoU (default: 0.88)"
+        "--least-score",
+        type=float,
+        metavar="SCORE",
+        help="predicted IoU (default: 0.88); of concepts, the probability (default: 0.5)",
     )
     chosen.add_argument(
         "--least-stability",
@@ -116,19 +127,25 @@ def run(args: argparse.Namespace) -> None:
         text_weights=args.text_weights if text else None,
     )
     outputs.add_inputs(model.checkpoint_path)
-    segmenter = PromptableSegmenter.from_pretrained(model, args.sam)
+    segmenter = PromptableSegmenter.from_pretrained(model, args.sam, concepts=bool(args.concept))
     image = segmenter.encode(pixels)
-    if args.everything:
+    if args.concept:
+        least = 0.5 if args.least_score is None else args.least_score
+        masks = segmenter.concepts(image, args.concept, least)
+    elif args.everything:
         masks = segmenter.everything(image, _options(args))
     else:
         masks = segmenter.predict(image, prompts, args.several)
-    found = _described(masks)
+    found = _described(masks, args.concept)
     if text:
         _name(found, model, text, image, masks, labels, read_templates(args))
     picture = draw_masks(
         pixels,
         masks.mask,
-        [f"{i}: {one['label']}" if "label" in one else str(i) for i, one in enumerate(found)],
+        [
+            ": ".join([str(i), *(one[key] for key in ("concept", "label") if key in one)])
+            for i, one in enumerate(found)
+        ],
         args.opacity,
         [(x, y, label) for prompt in prompts for (x, y), label in _points_of(prompt)],
         [prompt.box for prompt in prompts if prompt.box],
@@ -141,15 +158,24 @@ def run(args: argparse.Namespace) -> None:
         for i, one in enumerate(found)
     ]
     header = ["mask", *(key for key in found[0] if key != "similarity")] if found else None
-    lines = table_lines(rows, header) if rows else ["no mask is sure and stable enough; lower --least-score"]
+    lines = table_lines(rows, header) if rows else [f"{_none_found(args)}; lower --least-score"]
     print_result(args, {"output": args.output, "masks": found}, [*lines, f"wrote {args.output}"])
 
 
-def _described(masks: Masks) -> list[dict[str, Any]]:
+def _none_found(args: argparse.Namespace) -> str:
+    return (
+        f"found no {' and no '.join(args.concept)}" if args.concept else "no mask is sure and stable enough"
+    )
+
+
+def _described(masks: Masks, concepts: Sequence[str]) -> list[dict[str, Any]]:
     columns = zip(
         masks.prompt.tolist(), masks.score.tolist(), masks.area.tolist(), masks.box.tolist(), strict=True
     )
-    return [{"prompt": p, "score": score, "area": area, "box": box} for p, score, area, box in columns]
+    found: list[dict[str, Any]] = [
+        {"prompt": p, "score": score, "area": area, "box": box} for p, score, area, box in columns
+    ]
+    return [{**one, "concept": concepts[one["prompt"]]} for one in found] if concepts else found
 
 
 def _name(
@@ -185,9 +211,10 @@ def _write_masks(masks: Masks, folder: Path, outputs: Outputs) -> None:
 def _prompts(args: argparse.Namespace) -> list[Prompt]:
     from radio.tasks.promptable import Prompt
 
-    if bool(args.point or args.box) == args.everything:
+    if [bool(args.point or args.box), args.everything, bool(args.concept)].count(True) != 1:
         raise ValueError(
-            "say what: --point X,Y and --box X0,Y0,X1,Y1, each as often as you like, or --everything"
+            "say what: --point X,Y and --box X0,Y0,X1,Y1, each as often as you like, or --concept WORDS as often as "
+            "you like, or --everything"
         )
     points = [Prompt([(x, y) for x, y, _ in one], [label for _, _, label in one]) for one in args.point]
     return [*points, *(Prompt(box=box) for box in args.box)]
@@ -200,8 +227,9 @@ def _points_of(prompt: Prompt) -> list[tuple[tuple[float, float], int]]:
 def _options(args: argparse.Namespace) -> Any:
     from radio.tasks.promptable import AutomaticOptions
 
+    least = 0.88 if args.least_score is None else args.least_score
     return AutomaticOptions(
-        args.points_per_side, args.least_score, args.least_stability, args.most_overlap, args.least_area
+        args.points_per_side, least, args.least_stability, args.most_overlap, args.least_area
     )
 
 

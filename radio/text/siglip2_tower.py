@@ -13,7 +13,7 @@ from huggingface_hub.errors import HTTPError
 from torch import Tensor
 
 from radio.checkpoints.fill import fill
-from radio.checkpoints.guard import brief, refuse_malformed, short_reason
+from radio.checkpoints.guard import brief, refuse_malformed
 from radio.checkpoints.hub_repo import read_json, shard_names
 from radio.checkpoints.plain import plain_fields
 from radio.download import check_hub
@@ -21,6 +21,7 @@ from radio.errors import CheckpointError, DownloadError
 from radio.optional import require
 from radio.text.allowed import SIGLIP_TEXT, checked
 from radio.text.canonical import canonicalize
+from radio.text.tokenizer_file import TOKENIZER, read_tokenizer
 from radio.text.tower import TextTower, Tokenizer
 from radio.text.weights import read_tensors
 
@@ -96,12 +97,8 @@ def load_tokenizer(model: str, weights: Path | None) -> Tokenizer:
         CheckpointError: The folder has no tokenizer, or one without a padding token.
         DownloadError: The tokenizer cannot be downloaded.
     """
-    tokenizers = require("tokenizers", "text")
-    path = _required(model, weights, "tokenizer.json")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CheckpointError(f"{path} is no tokenizer that can be read ({short_reason(error)})") from error
+    path = _required(model, weights, TOKENIZER)
+    tokenizer = read_tokenizer(path, "text")
     padding = _padding_token(_find(model, weights, "tokenizer_config.json"))
     number = tokenizer.token_to_id(padding)
     if number is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sam_folders import sam_folder
+from sam_folders import sam3_detector_folder, sam_folder
 
 import radio
 from radio.cli import main
@@ -67,10 +67,30 @@ def test_no_mask_is_no_error(arguments, capsys, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (100, 60)
 
 
+def test_concepts(arguments, reference, tmp_path, capsys):
+    path = reference / "radio1d" / "checkpoint.pth.tar"
+    model = radio.load_model(path, adaptors=["sam3"], device="cpu")
+    sam3 = sam3_detector_folder(tmp_path / "sam3", model.config.adaptor("sam3").feature.output_dim)
+    arguments[3], arguments[5] = str(path), str(sam3)
+    words = ["red cup", "cat"]
+    segmenter = PromptableSegmenter.from_pretrained(model, sam3, concepts=True)
+    expected = segmenter.concepts(segmenter.encode(tmp_path / "photo.png"), words, least_score=0.0)
+    asked = ["--concept", "red cup", "--concept", "cat"]
+    assert main([*arguments, *asked, "--least-score", "0", "--json"]) == 0
+    masks = json.loads(capsys.readouterr().out)["masks"]
+    assert [mask["concept"] for mask in masks] == [words[number] for number in expected.prompt]
+    assert [mask["score"] for mask in masks] == pytest.approx(expected.score.tolist(), rel=1e-3)
+    assert Image.open(tmp_path / "out.png").height > 60, "a legend says what each is"
+    assert main([*arguments, *asked, "--least-score", "0.999"]) == 0
+    assert "found no red cup and no cat; lower --least-score" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ([], "say what: --point"),
+        (["--concept", "cat", "--everything"], "or --concept WORDS"),
+        (["--concept", "cat"], "load it with adaptors=['sam3']"),
         (["--everything", "--point", "1,2"], "say what: --point"),
         (["--point", "100,2"], "lies outside of the image of 100 x 60"),
         (["--box", "9,9,3,20"], "left, top, right and bottom"),

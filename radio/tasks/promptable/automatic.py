@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from radio.optional import require
-from radio.tasks.promptable.canvas import Canvas, box_of
+from radio.tasks.promptable.canvas import Canvas, box_of, masks_at_once
 from radio.tasks.promptable.decoders import MaskDecoder
 from radio.tasks.promptable.masks import Masks
 from radio.tasks.promptable.prompts import Prompt, batches
@@ -51,9 +51,6 @@ _OFFSET = 1.0
 """In logits; of the two thresholds that stability compares."""
 
 
-_PIXELS_AT_ONCE = 2**26
-
-
 def grid_of_points(canvas: Canvas, points_per_side: int) -> list[Prompt]:
     """A point in the middle of every cell, in reading order."""
     height, width = canvas.image_size
@@ -87,7 +84,7 @@ def mask_everything(
         sure = score > options.least_score
         logits, score, number = logits[sure], score[sure], number[sure]
         # The small logits are kept and not the masks, which can be many and large.
-        for part in torch.arange(len(logits), device=device).split(_at_once(canvas)):
+        for part in torch.arange(len(logits), device=device).split(masks_at_once(canvas)):
             full = canvas.to_image(logits[part])
             mask = full > decoder.threshold
             keep = stability(full, decoder.threshold) >= options.least_stability
@@ -102,8 +99,3 @@ def mask_everything(
     for i, which in enumerate(chosen.tolist()):
         masks[i] = canvas.to_image(logits[which][None])[0] > decoder.threshold
     return Masks(masks, scores[chosen], torch.cat(kept_numbers)[chosen])
-
-
-def _at_once(canvas: Canvas) -> int:
-    """How many masks of the image's own size are looked at together."""
-    return max(_PIXELS_AT_ONCE // (canvas.image_size.height * canvas.image_size.width), 1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class MaskDecoder(Protocol):
-    """What follows an image encoder.
+class Neck(Protocol):
+    """What follows an image encoder at once, and says what it takes.
 
     Attributes:
         adaptor_name: The adaptor that takes the image encoder's place.
@@ -17,7 +17,6 @@ class MaskDecoder(Protocol):
         grid: They come as so many rows and columns.
         side: Of the square that prompts are given on, in pixels.
         keeps_aspect: Whether an image keeps its shape on the square.
-        threshold: Logits above it belong to a mask.
     """
 
     adaptor_name: str
@@ -25,11 +24,20 @@ class MaskDecoder(Protocol):
     grid: int
     side: int
     keeps_aspect: bool
-    threshold: float
 
     def embed(self, features: Tensor) -> Any:
-        """The neck: an image encoder's features (1, C, grid, grid) to what `decode` takes."""
+        """An image encoder's features (1, C, grid, grid) to what prompts are answered from."""
         ...
+
+
+class MaskDecoder(Neck, Protocol):
+    """What follows an image encoder when it is asked with points and boxes.
+
+    Attributes:
+        threshold: Logits above it belong to a mask.
+    """
+
+    threshold: float
 
     def decode(
         self,

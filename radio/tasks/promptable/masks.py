@@ -17,8 +17,8 @@ class Masks:
     Attributes:
         mask: (N, H, W) bool, in the image's own pixels.
         score: (N,) float32, how well the decoder thinks that each one fits: its predicted IoU (intersection over
-            union with the object's true mask).
-        prompt: (N,) int64, the number of the prompt that each one answers.
+            union with the object's true mask). For a concept in words, the probability that it is an instance of it.
+        prompt: (N,) int64, the number of the prompt or concept that each one answers.
     """
 
     mask: Tensor

@@ -1,4 +1,4 @@
-"""A model and a mask decoder: encode an image once, then ask for as many masks as you like."""
+"""A model and what follows SAM's image encoder: encode an image once, then ask for as many masks as you like."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from radio.modeling.input_conditioner import InputConditioner
 from radio.modeling.outputs import describe_fields
 from radio.tasks.promptable.automatic import AutomaticOptions, mask_everything
 from radio.tasks.promptable.canvas import Canvas, place
-from radio.tasks.promptable.decoders import MaskDecoder
+from radio.tasks.promptable.concept_weights import load_concept_detector
+from radio.tasks.promptable.concepts import ConceptDetector, find_concepts
+from radio.tasks.promptable.decoders import MaskDecoder, Neck
 from radio.tasks.promptable.masks import Masks
 from radio.tasks.promptable.prompts import Prompt, batches
-from radio.tasks.promptable.weights import DEFAULT_REPOSITORIES, load_mask_decoder
+from radio.tasks.promptable.weights import DEFAULT_REPOSITORIES, is_detector_alone, load_mask_decoder
 from radio.tasks.zero_shot import get_adaptor
 
 
@@ -30,55 +32,71 @@ class EmbeddedImage:
     """An image, ready for any number of prompts.
 
     Attributes:
-        embedding: What the decoder's neck gave.
+        embedding: What the decoder's neck gave; None without a decoder.
         canvas: Where the image lies on the square.
         encoding: What the model's one forward pass gave, as `RADIOModel.encode` does, of the whole square; features are
             (1, C, h, w). None for features of another encoder.
         patches: Final patch tokens (1, C, h, w) of the square, which `name_masks` uses; None for features of another
             encoder.
+        concept_embedding: What the detector's neck gave; None without a detector.
     """
 
     embedding: Any
     canvas: Canvas
     encoding: Encoding | None = None
     patches: Tensor | None = None
+    concept_embedding: Any = None
 
     def __repr__(self) -> str:
         return describe_fields("EmbeddedImage", {"canvas": self.canvas, "encoding": self.encoding})
 
 
 class PromptableSegmenter:
-    """Masks for points, boxes, or everything, from a model's features and SAM's own decoder.
+    """Masks for points, boxes, everything, or words, from a model's features and SAM's own decoder.
 
     Args:
         model: With the adaptor that the decoder was made for.
-        decoder: From `load_mask_decoder`, on the model's device.
+        decoder: From `load_mask_decoder`, on the model's device; None for words only.
         batch_size: Prompts that are decoded at once.
+        detector: From `load_concept_detector`, on the model's device, for words; of the same SAM 3.
 
     Attributes:
         adaptor_name: The adaptor that takes the place of SAM's image encoder, before its neck.
 
     Raises:
-        ValueError: The model was loaded without the adaptor, its features have another width than the neck takes, or
-            the model cannot run at the size where its patches are the decoder's.
+        ValueError: The model was loaded without the adaptor, its features have another width than the neck takes, the
+            model cannot run at the size where its patches are the decoder's, or decoder and detector do not fit.
     """
 
-    def __init__(self, model: RADIOModel, decoder: MaskDecoder, batch_size: int = 64) -> None:
-        self.model, self.decoder, self.batch_size = model, decoder, batch_size
-        self.adaptor_name = decoder.adaptor_name
+    def __init__(
+        self,
+        model: RADIOModel,
+        decoder: MaskDecoder | None,
+        batch_size: int = 64,
+        detector: ConceptDetector | None = None,
+    ) -> None:
+        self.model, self.decoder, self.batch_size, self.detector = model, decoder, batch_size, detector
+        self._neck = _common_neck(decoder, detector)
+        self.adaptor_name = self._neck.adaptor_name
         adaptor = get_adaptor(model, self.adaptor_name)
         width = model.config.adaptor(self.adaptor_name).feature.output_dim
-        if width != decoder.feature_dim:
+        if width != self._neck.feature_dim:
             raise ValueError(
                 f"the adaptor {self.adaptor_name!r} gives features of {width} channels, but this decoder's neck takes "
-                f"{decoder.feature_dim}; it must be the decoder of the teacher, "
+                f"{self._neck.feature_dim}; it must be the decoder of the teacher, "
                 f"{DEFAULT_REPOSITORIES.get(self.adaptor_name, '')} for released models"
             )
-        self._side = decoder.grid * model.patch_size // adaptor.upsample_factor
+        self._side = self._neck.grid * model.patch_size // adaptor.upsample_factor
         self._check_side(adaptor.upsample_factor)
 
     @classmethod
-    def from_pretrained(cls, model: RADIOModel, name: str | Path | None = None, batch_size: int = 64) -> Self:
+    def from_pretrained(
+        cls,
+        model: RADIOModel,
+        name: str | Path | None = None,
+        batch_size: int = 64,
+        concepts: bool = False,
+    ) -> Self:
         """Join a model with the decoder of a SAM.
 
         Args:
@@ -86,6 +104,7 @@ class PromptableSegmenter:
             name: A Hub repository or a local folder, as `load_mask_decoder` takes it; by default the one that the
                 model's adaptor was trained for.
             batch_size: Prompts that are decoded at once.
+            concepts: Load SAM 3's detector and text encoder as well, for `concepts`. A folder may hold these alone.
 
         Raises:
             ValueError: The model has neither adaptor, or it does not fit the decoder.
@@ -99,7 +118,12 @@ class PromptableSegmenter:
                     f"with one of adaptors={list(DEFAULT_REPOSITORIES)}"
                 )
             name = DEFAULT_REPOSITORIES[known[0]]
-        return cls(model, load_mask_decoder(name, model.device), batch_size)
+        if not concepts:
+            return cls(model, load_mask_decoder(name, model.device), batch_size)
+        get_adaptor(model, ConceptDetector.adaptor_name)  # words are SAM 3's; before gigabytes are downloaded
+        detector = load_concept_detector(name, model.device)
+        decoder = None if is_detector_alone(name) else load_mask_decoder(name, model.device)
+        return cls(model, decoder, batch_size, detector)
 
     @torch.no_grad()
     def encode(self, image: ImageInput) -> EmbeddedImage:
@@ -126,8 +150,12 @@ class PromptableSegmenter:
         square = canvas.draw(pixels, self._side, conditioner.norm_mean)
         encoding = encode_images(self.model, square, lambda image: square, "NCHW")
         assert isinstance(encoding, Encoding)
-        embedding = self.decoder.embed(encoding.adaptors[self.adaptor_name].features)
-        return EmbeddedImage(embedding, canvas, encoding, self._patch_tokens(encoding.features))
+        return self._embedded(
+            encoding.adaptors[self.adaptor_name].features,
+            canvas,
+            encoding,
+            self._patch_tokens(encoding.features),
+        )
 
     def embed(self, features: Tensor, image_size: tuple[int, int]) -> EmbeddedImage:
         """Continue from features of any encoder, such as SAM's own: before its neck.
@@ -139,11 +167,10 @@ class PromptableSegmenter:
         Raises:
             ValueError: The features have another shape.
         """
-        expected = (1, self.decoder.feature_dim, self.decoder.grid, self.decoder.grid)
+        expected = (1, self._neck.feature_dim, self._neck.grid, self._neck.grid)
         if tuple(features.shape) != expected:
             raise ValueError(f"expected features {expected} before the neck, got {tuple(features.shape)}")
-        embedding = self.decoder.embed(features.to(self.model.device).float())
-        return EmbeddedImage(embedding, self._place(*image_size))
+        return self._embedded(features.to(self.model.device).float(), self._place(*image_size))
 
     def predict(
         self, image: EmbeddedImage, prompts: Prompt | Sequence[Prompt], several: bool = False
@@ -163,16 +190,15 @@ class PromptableSegmenter:
         prompts = [prompts] if isinstance(prompts, Prompt) else list(prompts)
         if not prompts:
             raise ValueError("there is no prompt; give at least one Prompt(points=[(x, y)])")
+        decoder = self._decoder()
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for batch in batches(prompts, image.canvas, self.batch_size, self.model.device):
             three = several or batch.ambiguous
-            logits, scores = self.decoder.decode(
-                image.embedding, batch.points, batch.labels, batch.boxes, three
-            )
+            logits, scores = decoder.decode(image.embedding, batch.points, batch.labels, batch.boxes, three)
             order = scores.argsort(dim=1, descending=True, stable=True)[:, : None if several else 1]
             for i, number in enumerate(batch.numbers):
                 full = image.canvas.to_image(logits[i, order[i]])
-                found[number] = full > self.decoder.threshold, scores[i, order[i]]
+                found[number] = full > decoder.threshold, scores[i, order[i]]
         masks, scores_of = zip(*(found[number] for number in range(len(prompts))), strict=True)
         numbers = torch.arange(len(prompts), device=self.model.device)
         return Masks(torch.cat(masks), torch.cat(scores_of), numbers.repeat_interleave(len(masks[0])))
@@ -185,13 +211,61 @@ class PromptableSegmenter:
             options: Which masks are kept; SAM's own choice if None.
         """
         return mask_everything(
-            self.decoder,
+            self._decoder(),
             image.embedding,
             image.canvas,
             options or AutomaticOptions(),
             self.batch_size,
             self.model.device,
         )
+
+    def concepts(self, image: EmbeddedImage, words: str | Sequence[str], least_score: float = 0.5) -> Masks:
+        """Masks of every instance of concepts in words, with SAM 3. The model does not run again.
+
+        Args:
+            image: From `encode`.
+            words: Short noun phrases in English, such as ``["red cup", "spoon"]``. Each is looked for by itself.
+            least_score: Instances of a lower probability are left out.
+
+        Returns:
+            The masks of the first concept, highest score first, then those of the second, and so on; ``prompt`` is the
+            number of the concept. There are none of what the image does not show.
+
+        Raises:
+            ValueError: There are no words, more than SAM 3 takes, or no detector.
+        """
+        asked = [words] if isinstance(words, str) else list(words)
+        if not asked or not all(phrase.strip() for phrase in asked):
+            raise ValueError("there is nothing to look for; give short noun phrases, such as ['red cup']")
+        if self.detector is None or image.concept_embedding is None:
+            raise ValueError(
+                "words need SAM 3's detector; use PromptableSegmenter.from_pretrained(model, concepts=True) and its "
+                "encode, with a model that has the adaptor sam3"
+            )
+        return find_concepts(self.detector, image.concept_embedding, image.canvas, asked, least_score)
+
+    def _embedded(
+        self,
+        features: Tensor,
+        canvas: Canvas,
+        encoding: Encoding | None = None,
+        patches: Tensor | None = None,
+    ) -> EmbeddedImage:
+        return EmbeddedImage(
+            None if self.decoder is None else self.decoder.embed(features),
+            canvas,
+            encoding,
+            patches,
+            None if self.detector is None else self.detector.embed(features),
+        )
+
+    def _decoder(self) -> MaskDecoder:
+        if self.decoder is None:
+            raise ValueError(
+                "this is SAM 3's detector alone, which takes words and no points; use concepts(), or load "
+                f"{DEFAULT_REPOSITORIES['sam3']}, which has both"
+            )
+        return self.decoder
 
     def _patch_tokens(self, features: Tensor) -> Tensor:
         """The final tokens, as they are before the feature normalizer, which summary heads were not made for."""
@@ -202,18 +276,36 @@ class PromptableSegmenter:
         return tokens.mT.unflatten(2, features.shape[-2:])
 
     def _place(self, height: int, width: int) -> Canvas:
-        return place(height, width, self.decoder.side, self.decoder.keeps_aspect)
+        return place(height, width, self._neck.side, self._neck.keeps_aspect)
 
     def _check_side(self, upsample_factor: int) -> None:
         model, side = self.model, self._side
-        if self.decoder.grid * model.patch_size % upsample_factor or side % model.min_resolution_step:
+        if self._neck.grid * model.patch_size % upsample_factor or side % model.min_resolution_step:
             raise ValueError(
-                f"this decoder takes {self.decoder.grid} x {self.decoder.grid} features, for which the model would run "
+                f"this decoder takes {self._neck.grid} x {self._neck.grid} features, for which the model would run "
                 f"at {side} x {side} pixels, but its sides are multiples of {model.min_resolution_step}; load it with "
                 "other ViTDet windows, or without"
             )
         if side > model.max_resolution:
             raise ValueError(
-                f"this decoder takes {self.decoder.grid} x {self.decoder.grid} features, for which the model would run "
+                f"this decoder takes {self._neck.grid} x {self._neck.grid} features, for which the model would run "
                 f"at {side} x {side} pixels, but it supports sides up to {model.max_resolution}"
             )
+
+
+def _common_neck(decoder: MaskDecoder | None, detector: ConceptDetector | None) -> Neck:
+    """Either one, which says what features it takes; both, if there are both, take the same."""
+    if detector is None:
+        if decoder is None:
+            raise ValueError("there is neither a mask decoder nor a concept detector")
+        return decoder
+    if decoder is not None and _takes(decoder) != _takes(detector):
+        raise ValueError(
+            "the mask decoder and the concept detector are not of the same SAM 3: they take "
+            f"{_takes(decoder)} and {_takes(detector)} (adaptor, channels, patches of a side, pixels of a side)"
+        )
+    return detector
+
+
+def _takes(neck: Neck) -> tuple[str, int, int, int]:
+    return neck.adaptor_name, neck.feature_dim, neck.grid, neck.side
