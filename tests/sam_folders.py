@@ -62,12 +62,16 @@ def sam3_detector_folder(folder: Path, dim: int = 48, side: int = 112) -> Path:
         "projection_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32,
         "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
     }  # fmt: skip
+    vision = {
+        "model_type": "sam3_vision_model",
+        "backbone_config": _sam3_vit(dim, side),
+        "fpn_hidden_size": 32,
+    }
     part = {"hidden_size": 32, "num_attention_heads": 2}
     layers = {**part, "num_layers": 2, "intermediate_size": 48}
     torch.manual_seed(1)
     config = transformers.Sam3Config(
-        vision_config={"model_type": "sam3_vision_model", "backbone_config": _sam3_vit(dim, side), "fpn_hidden_size": 32},
-        text_config=text, geometry_encoder_config=layers, detr_encoder_config=layers,
+        vision_config=vision, text_config=text, geometry_encoder_config=layers, detr_encoder_config=layers,
         detr_decoder_config={**layers, "num_queries": 20}, mask_decoder_config=part,
     )  # fmt: skip
     model = transformers.Sam3Model(config)

@@ -47,8 +47,9 @@ def test_the_snippets_run(data: Path, reference: Path, monkeypatch: pytest.Monke
     model = radio.load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu")
     monkeypatch.setattr(radio, "load_model", lambda name: model)
     code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(code) == 3 and all(len(snippet.strip().splitlines()) <= 12 for snippet in code)
+    assert len(code) == 4 and all(len(snippet.strip().splitlines()) <= 12 for snippet in code)
     smaller = {"steps=300": "steps=2", "(224, 224)": "(64, 64)", "size=224": "size=64", "width=32": "width=4"}
+    smaller |= {"SlidingWindows(224, stride=154": "SlidingWindows(64, stride=48", "short:448": "short:96"}
     names: dict = {}
     for snippet in code:
         for large, small in smaller.items():

@@ -120,13 +120,11 @@ def one_adaptor(args: argparse.Namespace) -> str | None:
     return args.adaptor[0] if args.adaptor else None
 
 
-def add_size(
-    parser: argparse.ArgumentParser, default: str | None = None, default_help: str = "", several: bool = False
-) -> None:
+def add_size(parser: Any, default: str | None = None, default_help: str = "", several: bool = False) -> None:
     """Add ``--size``, in the grammar of `radio.images.target_size`.
 
     Args:
-        parser: Of the command.
+        parser: Of the command, or a group of it.
         default: The size if none is given.
         default_help: What that is, in words.
         several: Several sizes with commas between them make sense here.

@@ -33,7 +33,7 @@ from radio.cli.options import (
 
 if TYPE_CHECKING:
     from radio.model import RADIOModel
-    from radio.tasks.probing import DepthProbe, SegmentationProbe
+    from radio.tasks.probing import DepthProbe, SegmentationProbe, SlidingWindows
 
 _TASKS = ("linear", "knn", "segmentation", "depth")
 _MILLIMETERS = 1000.0
@@ -124,6 +124,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=positive_int, default=5, metavar="N", help="classes to show (default: 5)"
     )
+    _add_windows(parser)
     _add_own_model(parser)
     add_json(parser)
 
@@ -131,6 +132,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("probe", type=Path, metavar="PROBE", help="folder that 'radio probe train' wrote")
     _add_data(parser)
+    _add_windows(parser)
     _add_own_model(parser)
     add_batch_size(parser, 16)
     add_skip_unreadable(parser)
@@ -178,6 +180,41 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep features here, for other commands on the same images (default: a temporary folder)",
     )
+
+
+def _add_windows(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("windows", "segmentation, depth: for images larger than in training")
+    group.add_argument(
+        "--window",
+        type=positive_int,
+        metavar="PIXELS",
+        help="side of square crops that cover the image, such as the size of the training (default: none, the whole "
+        "image at the size of the training)",
+    )
+    group.add_argument(
+        "--stride",
+        type=positive_int,
+        metavar="PIXELS",
+        help="distance of neighboring crops (default: two thirds)",
+    )
+    add_size(group, default_help="with --window, the image's own, the short side at least the window")
+
+
+def _windows(args: argparse.Namespace) -> SlidingWindows | None:
+    from radio.tasks.probing import SlidingWindows
+
+    if args.window is None:
+        if args.stride is not None or args.size is not None:
+            raise ValueError("--stride and --size go with --window; without, images have the training's size")
+        return None
+    return SlidingWindows(args.window, args.stride, args.size)
+
+
+def _check_windows(probe: Any, windows: SlidingWindows | None) -> None:
+    from radio.tasks.probing import ClassificationProbe
+
+    if windows is not None and isinstance(probe, ClassificationProbe):
+        raise ValueError("--window is for masks and depths; this probe gives classes of whole images")
 
 
 def _add_own_model(parser: argparse.ArgumentParser) -> None:
@@ -231,8 +268,10 @@ def _train(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     from radio.tasks.probing import ClassificationProbe
 
+    windows = _windows(args)
     paths = find_images(args.images)
     probe = _open(args)
+    _check_windows(probe, windows)
     if isinstance(probe, ClassificationProbe):
         if args.output is not None:
             raise ValueError("--output is for masks and depths; this probe gives classes of whole images")
@@ -248,12 +287,15 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(
             "this probe gives a value for every pixel; name a folder for the files with --output"
         )
-    written = _write_maps(probe, paths, args.output)
+    written = _write_maps(probe, paths, args.output, windows)
     print_result(args, {"images": written}, [f"written: {each['written']}" for each in written])
 
 
 def _write_maps(
-    probe: SegmentationProbe | DepthProbe, paths: Sequence[Path], folder: Path
+    probe: SegmentationProbe | DepthProbe,
+    paths: Sequence[Path],
+    folder: Path,
+    windows: SlidingWindows | None,
 ) -> list[dict[str, Any]]:
     """Masks or depths of images as PNG files."""
     from radio.files import Outputs
@@ -266,12 +308,12 @@ def _write_maps(
     for path, target in progress(zip(paths, targets, strict=True), len(paths), "images"):
         facts: dict[str, Any] = {"image": str(path), "written": str(target)}
         if isinstance(probe, SegmentationProbe):
-            labels = probe.predict(path).label
+            labels = probe.labels(path, windows)
             picture = _mask_picture(labels, len(probe.classes))
             shares = labels.flatten().bincount(minlength=len(probe.classes)) / labels.numel()
             facts["shares"] = dict(zip(probe.classes, shares.tolist(), strict=True))
         else:
-            depth = probe.predict(path)
+            depth = probe.predict(path, windows)
             picture = _depth_picture(depth)
             facts |= {"min": float(depth.min()), "max": float(depth.max())}
         with outputs.write(target) as temporary:
@@ -302,10 +344,13 @@ def _depth_picture(depth: Any) -> Any:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    windows = _windows(args)
     probe = _open(args)
+    _check_windows(probe, windows)
     data = _data(args, probe.config.task, list(probe.classes))
+    options = {} if windows is None else {"windows": windows}
     with _features(args) as folder:
-        found = probe.evaluate(data, folder, args.batch_size, args.skip_unreadable, progress)
+        found = probe.evaluate(data, folder, args.batch_size, args.skip_unreadable, progress, **options)
     rows = [
         [name, f"{value:.4f}" if isinstance(value, float) else str(value)] for name, value in found.items()
     ]

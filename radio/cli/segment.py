@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from radio.drawing.pictures import check_picture_name, save_picture
     from radio.drawing.segmentation import SMALL_SHARE, draw_segmentation
     from radio.images import load_image
-    from radio.tasks.segmentation import UNKNOWN, label_embeddings, segment_with
+    from radio.tasks.segmentation import UNKNOWN, label_embeddings, segment_labels
     from radio.tasks.zero_shot import get_adaptor
 
     check_picture_name(args.output)
@@ -50,11 +50,11 @@ def run(args: argparse.Namespace) -> None:
     model, adaptor = load_with_text(args)
     outputs.add_inputs(model.checkpoint_path)
     embeddings = label_embeddings(get_adaptor(model, adaptor), labels, templates)
-    result = segment_with(model, adaptor, pixels, embeddings, options)
-    picture = draw_segmentation(pixels, result.label, labels, args.opacity)
+    found = segment_labels(model, adaptor, pixels, embeddings, options)
+    picture = draw_segmentation(pixels, found, labels, args.opacity)
     save_picture(picture, args.output, outputs)
-    known = result.label[result.label != UNKNOWN]
-    shares = torch.bincount(known, minlength=len(labels)) / result.label.numel()
+    known = found[found != UNKNOWN]
+    shares = torch.bincount(known, minlength=len(labels)) / found.numel()
     ranked = sorted(zip(labels, shares.tolist(), strict=True), key=lambda pair: -pair[1])
     if args.json:
         regions = [{"label": label, "share": share} for label, share in ranked]

@@ -20,7 +20,9 @@ from radio.images import ImageInput, SizeSpec, load_image
 from radio.model import RADIOModel
 from radio.modeling.adaptors import Adaptor
 from radio.modeling.network import RADIONetwork
+from radio.tasks.pixels import best_labels, enlarge
 from radio.tasks.self_correlation import SelfCorrelation
+from radio.tasks.windows import check_window, crop_corners, default_stride, least_size
 from radio.tasks.zero_shot import DEFAULT_LOGIT_SCALE, PHOTO_TEMPLATES, class_embeddings, get_adaptor
 
 Label = str | Sequence[str]
@@ -146,24 +148,60 @@ def segment_with(
         ImageError: The image cannot be read.
         ValueError: The adaptor was not loaded, a size does not fit the model, or the share is not in [0, 1].
     """
+    pixels = load_image(image)
+    best = _similarity(model, adaptor_name, pixels, labels, options)
+    found = to_pixels(best, *pixels.shape[-2:])
+    if options.least_share is None:
+        return found
+    share = (found.similarity * labels.logit_scale).softmax(dim=0).amax(dim=0)
+    return found._replace(label=torch.where(share < options.least_share, UNKNOWN, found.label))
+
+
+def segment_labels(
+    model: RADIOModel,
+    adaptor_name: str,
+    image: ImageInput,
+    labels: LabelEmbeddings,
+    options: SegmentOptions = SegmentOptions(),
+) -> Tensor:
+    """As `segment_with`, without similarities: for many labels or large images these take gigabytes.
+
+    Returns:
+        ``(H, W)`` int64, as ``Segmentation.label``.
+
+    Raises:
+        ImageError: The image cannot be read.
+        ValueError: As `segment_with`.
+    """
+    pixels = load_image(image)
+    best = _similarity(model, adaptor_name, pixels, labels, options)
+    scale = None if options.least_share is None else labels.logit_scale
+    label, share = best_labels(best, pixels.shape[-2], pixels.shape[-1], scale)
+    return label if share is None else torch.where(share < options.least_share, UNKNOWN, label)
+
+
+def _similarity(
+    model: RADIOModel,
+    adaptor_name: str,
+    pixels: Tensor,
+    labels: LabelEmbeddings,
+    options: SegmentOptions,
+) -> Tensor:
+    """Similarities (K, h, w) of an image's patches with the best name of each label, on the CPU."""
     if options.least_share is not None and not 0 <= options.least_share <= 1:
         raise ValueError(f"least_share is a share in [0, 1], got {options.least_share}")
     step = model.min_resolution_step
     preferred = max(min(model.preferred_resolution) // step, 1) * step
-    pixels = load_image(image)
     height, width = pixels.shape[-2:]
-    size = _default_size(model, height, width, preferred) if options.size is None else options.size
+    size = (
+        least_size(height, width, preferred, model.max_resolution) if options.size is None else options.size
+    )
     resized = model.resize(pixels, size)
     similarity = patch_similarity(
         model, adaptor_name, resized, labels.embeddings, options.window or preferred, options.stride,
         refine=options.refine,
     )  # fmt: skip
-    best = best_names(similarity, labels.owner)
-    found = to_pixels(best.cpu(), height, width)
-    if options.least_share is None:
-        return found
-    share = (found.similarity * labels.logit_scale).softmax(dim=0).amax(dim=0)
-    return found._replace(label=torch.where(share < options.least_share, UNKNOWN, found.label))
+    return best_names(similarity, labels.owner).cpu()
 
 
 def best_names(similarity: Tensor, owner: Tensor) -> Tensor:
@@ -244,11 +282,9 @@ def patch_similarity(
     patch = model.patch_size
     height, width = image.shape[-2:]
     window_h, window_w = (height, width) if window is None else (min(window, height), min(window, width))
-    _check_window(model, window, stride)
-    step = stride or max(round((window or 1) * 2 / 3 / patch), 1) * patch
-    corners = [
-        (top, left) for top in _starts(height, window_h, step) for left in _starts(width, window_w, step)
-    ]
+    check_window(model, window, stride)
+    step = stride or default_stride(window or 1, patch)
+    corners = crop_corners(height, width, (window_h, window_w), step)
     adaptor = get_adaptor(model, adaptor_name)
     embeddings = embeddings.to(model.device)
     grid = height // patch, width // patch
@@ -284,31 +320,5 @@ def to_pixels(similarity: Tensor, height: int, width: int) -> Segmentation:
         similarity: ``(K, h, w)`` from `patch_similarity`.
         height, width: Size of the image that is labeled.
     """
-    full = F.interpolate(similarity[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    full = enlarge(similarity[None], height, width)[0]
     return Segmentation(full.argmax(dim=0), full)
-
-
-def _default_size(model: RADIOModel, height: int, width: int, preferred: int) -> SizeSpec:
-    """The image's own size with a short side of at least ``preferred``, as far as the model's largest side allows."""
-    if (
-        min(height, width) < preferred
-        and max(height, width) * preferred <= min(height, width) * model.max_resolution
-    ):
-        return preferred
-    return None
-
-
-def _starts(length: int, window: int, step: int) -> list[int]:
-    """Where windows begin along one side: every step, and one that ends at the border."""
-    starts = list(range(0, length - window, step))
-    return [*starts, length - window]
-
-
-def _check_window(model: RADIONetwork, window: int | None, stride: int | None) -> None:
-    step = model.min_resolution_step
-    if window is not None and (window < step or window % step):
-        raise ValueError(f"window must be a multiple of {step} pixels for this model, got {window}")
-    if stride is not None and (stride < 1 or stride % model.patch_size or stride > (window or stride)):
-        raise ValueError(
-            f"stride must be a multiple of {model.patch_size} pixels, at most the window, got {stride}"
-        )

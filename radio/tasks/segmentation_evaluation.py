@@ -16,7 +16,7 @@ from radio.tasks.segmentation import (
     UNKNOWN,
     LabelEmbeddings,
     SegmentOptions,
-    segment_with,
+    segment_labels,
 )
 from radio.wording import counted
 
@@ -85,7 +85,7 @@ def evaluate_segmentation(
     numbers = range(len(data))
     for i in numbers if progress is None else progress(numbers, len(data), "images"):
         truth = data.target(i)
-        found = segment_with(model, adaptor_name, data[i], labels, options).label
+        found = segment_labels(model, adaptor_name, data[i], labels, options)
         if found.shape != truth.shape:
             raise ImageError(
                 f"image {i} of the data set is {found.shape[0]} x {found.shape[1]} (height x width), but its mask "

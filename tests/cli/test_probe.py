@@ -63,6 +63,8 @@ def test_classes_of_images(data, tmp_path, capsys):
         "images"
     ]
     assert row["image"] == str(image) and [each["label"] for each in row["classes"]] == ["light"]
+    assert main(["probe", "predict", str(probe), str(image), "--window", "64", "--device", "cpu"]) == 1
+    assert "--window is for masks and depths" in capsys.readouterr().err
 
 
 def test_masks_go_in_and_come_out(data, tmp_path, capsys):
@@ -75,6 +77,13 @@ def test_masks_go_in_and_come_out(data, tmp_path, capsys):
     )  # fmt: skip
     found = json.loads(_run(capsys, "evaluate", probe, data / "images", *labels, "--device", "cpu", "--json"))
     assert found["miou"] > 0.8 and 0 < found["iou/wall"] <= 1
+    slid = json.loads(
+        _run(
+            capsys, "evaluate", probe, data / "images", *labels, "--device", "cpu", "--json",
+            "--window", 32, "--stride", 16, "--size", "128x128",
+        )
+    )  # fmt: skip
+    assert slid["images"] == 4 and slid["miou"] != found["miou"]
     images = [data / "images" / "1.png", data / "images" / "2.png"]
     said = _run(capsys, "predict", probe, *images, "-o", out, "--device", "cpu")
     assert str(out / "1.png") in said
@@ -104,6 +113,7 @@ def test_depths_come_out_in_millimeters(data, tmp_path, capsys):
         (["train", "linear", "{data}/colors", "-o", "{data}", "-m", MODEL, "--k", "3"], "no setting 'k'"),
         (["predict", "{data}", "{data}/images/0.png"], "there is no .*config.json"),
         (["evaluate", "{data}", "{data}/colors"], "there is no .*config.json"),
+        (["predict", "{data}", "{data}/images/0.png", "--size", "64"], "--size go with --window"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(words, message, data, tmp_path, capsys):

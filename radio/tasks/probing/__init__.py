@@ -22,6 +22,7 @@ from radio.tasks.probing.probes import (
     Probe,
     SegmentationProbe,
 )
+from radio.tasks.probing.sliding import SlidingWindows
 from radio.tasks.probing.training import train_probe
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Probe",
     "ProbeConfig",
     "SegmentationProbe",
+    "SlidingWindows",
     "Task",
     "load_probe",
     "train_probe",

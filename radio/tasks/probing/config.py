@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from radio.files import open_regular
+from radio.images import SizeSpec
 from radio.model import RADIOModel
 from radio.modeling.description import weights_digest
 
@@ -113,6 +114,18 @@ def describe_backbone(model: RADIOModel) -> dict[str, Any]:
         "weights": weights_digest(model.backbone),
         **({} if model.runtime == "pytorch" else {"runtime": model.runtime}),
     }
+
+
+def refuse_crop(size: SizeSpec) -> None:
+    """Refuse a size that cuts pixels off, where each gets an answer.
+
+    Raises:
+        ValueError: It does.
+    """
+    if isinstance(size, str) and size.strip().startswith("crop:"):
+        raise ValueError(
+            "every pixel gets an answer, so nothing is cropped; give a size such as 512 or 512x512"
+        )
 
 
 def load_options(config: ProbeConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,10 @@ class DenseData(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __getitem__(self, index: int) -> Any:
+        """An image, as `radio.images.load_image` takes it."""
+        ...
+
     def target(self, index: int) -> Tensor:
         """(H, W) of an image, at its own size."""
         ...
@@ -82,13 +86,18 @@ def read_features(
     )
     if not skip_unreadable or len(found.failures) == len(found):
         found.require_all()
-    if found.failures:
-        first = [f"{found.ids[row]}: {error}" for row, error in found.failures.items()][:_FAILURES_SHOWN]
-        warnings.warn(
-            f"left out {counted(len(found.failures), 'image')} that cannot be read: {'; '.join(first)}",
-            stacklevel=3,
-        )
+    warn_of_failures({found.ids[row]: error for row, error in found.failures.items()})
     return found, [row for row in range(len(found)) if row not in found.failures]
+
+
+def warn_of_failures(failures: Mapping[str, Any]) -> None:
+    """Say which images were left out, and why."""
+    if failures:
+        first = [f"{name}: {error}" for name, error in failures.items()][:_FAILURES_SHOWN]
+        warnings.warn(
+            f"left out {counted(len(failures), 'image')} that cannot be read: {'; '.join(first)}",
+            stacklevel=4,
+        )
 
 
 class _Shown:
@@ -107,17 +116,23 @@ class _Shown:
         self._done = state.done
 
 
-def read_target(data: DenseData, features: CachedFeatures, row: int) -> Tensor:
+def read_target(data: DenseData, row: int, size: Sequence[int], name: str) -> Tensor:
     """Labels or depths (H, W) of a row, at the size of its image.
+
+    Args:
+        data: Where they come from.
+        row: Which.
+        size: Height and width of the image.
+        name: Of the image.
 
     Raises:
         ImageError: They cannot be read, or have another size than the image.
     """
     target = data.target(row)
-    if tuple(target.shape) != tuple(features.image_sizes[row]):
-        height, width = features.image_sizes[row]
+    if tuple(target.shape) != tuple(size):
+        height, width = size
         raise ImageError(
-            f"{features.ids[row]} has {height} x {width} pixels (height x width), but its labels or depths are for "
+            f"{name} has {height} x {width} pixels (height x width), but its labels or depths are for "
             f"{target.shape[0]} x {target.shape[1]}"
         )
     return target

@@ -10,9 +10,11 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from radio.data.batches import Progress
 from radio.data.dense import IGNORED
+from radio.tasks.pixels import enlarge, maps_at_once
 from radio.wording import counted
 
 ReadMap = Callable[[int], Tensor]
@@ -20,7 +22,7 @@ ReadMap = Callable[[int], Tensor]
 ReadTarget = Callable[[int], Tensor]
 """Labels or depths (H, W) of a row, at the size at which its image was run."""
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of a prediction (B, K, H, W) and targets (B, H, W)."""
+"""Of a prediction (B, K, h, w), which is enlarged, and targets (B, H, W)."""
 
 _WARM_UP = 0.05
 
@@ -74,7 +76,7 @@ def fit_dense(
         head: Maps (B, C, h, w) to (B, K, h', w').
         grids: Patches down and across, by row; only rows of one grid share a batch.
         rows: What is trained on.
-        loss: Compares the head's output, enlarged to the size of the targets, with them.
+        loss: Compares the head's output with the targets.
         progress: Shows the progress over the steps.
 
     Returns:
@@ -97,7 +99,7 @@ def fit_dense(
         for batch in batches if progress is None else progress(batches, options.steps, "training"):
             maps = torch.stack([read_map(row) for row in batch]).to(device)
             targets = torch.stack([read_target(row) for row in batch]).to(device)
-            value = loss(enlarge(head(maps), targets.shape[-2], targets.shape[-1]), targets)
+            value = loss(head(maps), targets)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -111,11 +113,6 @@ def fit_dense(
     return losses
 
 
-def enlarge(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps (B, K, h, w) at another size, bilinear."""
-    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
-
-
 def resize_target(target: Tensor, height: int, width: int) -> Tensor:
     """Labels or depths (H, W) at another size: each pixel takes the value of the nearest one."""
     if tuple(target.shape) == (height, width):
@@ -127,12 +124,26 @@ def resize_target(target: Tensor, height: int, width: int) -> Tensor:
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the labeled pixels; 0 where none is.
 
+    Many labels at the size of an image take gigabytes. So a few images are enlarged at a time, and again for the
+    gradients.
+
     Args:
-        logits: (B, K, H, W).
+        logits: (B, K, h, w), enlarged to the size of the labels.
         labels: (B, H, W) int64, with `radio.data.dense.IGNORED` for none.
     """
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    count = max(maps_at_once(*labels.shape[1:]) // logits.shape[1], 1)
+    if count >= len(logits):
+        total = _cross_entropy(logits, labels)
+    else:
+        parts = zip(logits.split(count), labels.split(count), strict=True)
+        sums = [checkpoint(_cross_entropy, *part, use_reentrant=False) for part in parts]
+        total = torch.stack(sums).sum()
     return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    full = enlarge(logits, *labels.shape[1:])
+    return F.cross_entropy(full, labels, ignore_index=IGNORED, reduction="sum")
 
 
 def depth_loss(depth: Tensor, truth: Tensor) -> Tensor:
@@ -142,10 +153,11 @@ def depth_loss(depth: Tensor, truth: Tensor) -> Tensor:
     root of the variance of the errors and 0.15 times their squared mean.
 
     Args:
-        depth: (B, 1, H, W) in meters.
+        depth: (B, 1, h, w) in meters, enlarged to the size of the truth.
         truth: (B, H, W) in meters, 0 where it is not known.
     """
     known = truth > 0
+    depth = enlarge(depth, *truth.shape[1:])
     if not known.any():
         return depth.sum() * 0
     error = torch.where(known, depth[:, 0].log() - truth.clamp(min=1e-6).log(), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +14,27 @@ from torch import Tensor, nn
 
 from radio.data.batches import Progress
 from radio.data.tensor_files import save_tensors
+from radio.errors import ImageError
 from radio.files import Outputs
-from radio.images import ImageInput, as_list, is_batch, load_image
+from radio.images import ImageInput, SizeSpec, as_list, is_batch, load_image
 from radio.model import RADIOModel
 from radio.modeling.outputs import RadioOutput
+from radio.tasks.pixels import best_labels, enlarge
 from radio.tasks.probing.config import CONFIG_FILE, WEIGHTS_FILE, ProbeConfig, check_backbone
-from radio.tasks.probing.features import DenseData, LabeledData, read_features, read_target
-from radio.tasks.probing.fitting import enlarge
+from radio.tasks.probing.features import (
+    DenseData,
+    LabeledData,
+    read_features,
+    read_target,
+    warn_of_failures,
+)
 from radio.tasks.probing.metrics import (
     ClassificationMetrics,
     DepthMetrics,
     Metrics,
     SegmentationMetrics,
 )
+from radio.tasks.probing.sliding import SlidingWindows, sliding_maps
 from radio.wording import counted
 
 _ROWS_AT_ONCE = 1024
@@ -106,13 +114,16 @@ class Probe:
 
     def _output(self, image: Any) -> RadioOutput:
         """The features of one image that the head takes, as maps."""
-        found = self.model.encode([image], size=self.config.size, feature_fmt="NCHW")[0]
-        output = found.backbone if self.config.adaptor is None else found.adaptors[self.config.adaptor]
-        assert isinstance(output, RadioOutput)
-        return output
+        return self._outputs([image], self.config.size)[0]
 
-    def _spatial_name(self) -> str:
-        return self.config.adaptor or "features"
+    def _outputs(self, images: list[Any], size: SizeSpec) -> list[RadioOutput]:
+        """Those of several, at a size."""
+        outputs = []
+        for found in self.model.encode(images, size=size, feature_fmt="NCHW"):
+            output = found.backbone if self.config.adaptor is None else found.adaptors[self.config.adaptor]
+            assert isinstance(output, RadioOutput)
+            outputs.append(output)
+        return outputs
 
 
 class ClassificationProbe(Probe):
@@ -182,16 +193,6 @@ class ClassificationProbe(Probe):
 class DenseProbe(Probe):
     """What probes on spatial features share."""
 
-    @torch.no_grad()
-    def _maps(self, features: Tensor, height: int, width: int) -> Tensor:
-        """The head's output (K, height, width) on the CPU, for features (C, h, w)."""
-        found = self.head(features[None].to(self.model.device).float())
-        return enlarge(found, height, width)[0].cpu()
-
-    def _predicted(self, image: ImageInput) -> Tensor:
-        pixels = load_image(image)
-        return self._maps(self._output(pixels).features[0], pixels.shape[-2], pixels.shape[-1])
-
     def evaluate(
         self,
         data: DenseData,
@@ -199,24 +200,88 @@ class DenseProbe(Probe):
         batch_size: int = 16,
         skip_unreadable: bool = False,
         progress: Progress | None = None,
+        windows: SlidingWindows | None = None,
     ) -> Metrics:
         """Compare what each image gets with the truth, at its own size.
 
-        Arguments and errors are those of `ClassificationProbe.evaluate`.
+        Other arguments and errors are those of `ClassificationProbe.evaluate`.
+
+        Args:
+            windows: Run every image in crops that overlap, and not at the size of the training. Features of crops are
+                not kept.
 
         Returns:
             For classes ``miou`` over those that occur, ``pixel_accuracy``, and ``iou/CLASS``; for depths ``rmse`` in
             meters, ``abs_rel`` and ``delta1``.
         """
         metrics = self._metrics(data)
+        if windows is None:
+            found = self._cached(data, features, batch_size, skip_unreadable, progress)
+        else:
+            found = self._sliding(data, windows, skip_unreadable, progress)
+        images = 0
+        for maps, truth in found:
+            metrics.update(self._pixels(maps, *truth.shape), truth)
+            images += 1
+        return {"images": images, **metrics.compute()}
+
+    def _maps_of(self, image: ImageInput, windows: SlidingWindows | None) -> tuple[Tensor, int, int]:
+        """The head's maps (K, h, w) of an image, on the CPU, and the image's height and width."""
+        pixels = load_image(image)
+        if windows is None:
+            maps = self._head_maps(self._output(pixels).features)[0]
+        else:
+            maps = sliding_maps(self.model, self._crop_maps, pixels, windows)
+        return maps.cpu(), pixels.shape[-2], pixels.shape[-1]
+
+    @torch.no_grad()
+    def _head_maps(self, features: Tensor) -> Tensor:
+        """The head's maps (B, K, h', w') of features (B, C, h, w)."""
+        found: Tensor = self.head(features.to(self.model.device).float())
+        return found
+
+    def _crop_maps(self, crops: list[Tensor]) -> Tensor:
+        outputs = self._outputs(crops, tuple(crops[0].shape[-2:]))
+        return self._head_maps(torch.cat([output.features for output in outputs]))
+
+    def _cached(
+        self,
+        data: DenseData,
+        features: str | os.PathLike[str],
+        batch_size: int,
+        skip_unreadable: bool,
+        progress: Progress | None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The head's maps and the truth of every image, from features in files."""
         cached, rows = read_features(
             self.model, data, features, self.config.size, True, batch_size, skip_unreadable, progress
         )
+        name = self.config.adaptor or "features"
         for row in rows if progress is None else progress(rows, len(rows), "evaluating"):
-            truth = read_target(data, cached, row)
-            found = self._maps(cached.spatial(row, self._spatial_name()), *truth.shape)
-            metrics.update(found.argmax(dim=0) if len(self.classes) else found[0], truth)
-        return {"images": len(rows), **metrics.compute()}
+            truth = read_target(data, row, cached.image_sizes[row], cached.ids[row])
+            yield self._head_maps(cached.spatial(row, name)[None])[0].cpu(), truth
+
+    def _sliding(
+        self, data: DenseData, windows: SlidingWindows, skip_unreadable: bool, progress: Progress | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The head's maps and the truth of every image, in crops."""
+        failures: dict[str, ImageError] = {}
+        rows = range(len(data))
+        for row in rows if progress is None else progress(rows, len(rows), "evaluating"):
+            try:
+                pixels = load_image(data[row])
+            except ImageError as error:
+                failures[f"image {row}"] = error
+                if not skip_unreadable or len(failures) == len(data):
+                    raise
+                continue
+            maps, height, width = self._maps_of(pixels, windows)
+            yield maps, read_target(data, row, (height, width), f"image {row}")
+        warn_of_failures(failures)
+
+    def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
+        """What maps (K, h, w) say of every pixel, (height, width)."""
+        raise NotImplementedError
 
     def _metrics(self, data: DenseData) -> SegmentationMetrics | DepthMetrics:
         raise NotImplementedError
@@ -225,14 +290,32 @@ class DenseProbe(Probe):
 class SegmentationProbe(DenseProbe):
     """Classes of pixels."""
 
-    def predict(self, image: ImageInput) -> PixelLabels:
+    def predict(self, image: ImageInput, windows: SlidingWindows | None = None) -> PixelLabels:
         """The classes of an image's pixels, at the image's own size.
 
         Args:
             image: As `radio.images.load_image` takes it.
+            windows: Run the image in crops that overlap, and not at the size of the training.
+
+        Raises:
+            ImageError: It cannot be read.
+            ValueError: The windows do not fit the model.
         """
-        logits = self._predicted(image)
-        return PixelLabels(logits.argmax(dim=0), logits.softmax(dim=0))
+        maps, height, width = self._maps_of(image, windows)
+        return PixelLabels(
+            self._pixels(maps, height, width), enlarge(maps[None], height, width)[0].softmax(dim=0)
+        )
+
+    def labels(self, image: ImageInput, windows: SlidingWindows | None = None) -> Tensor:
+        """As `predict`, but the labels alone: probabilities of many classes take gigabytes.
+
+        Returns:
+            ``(H, W)`` int64.
+        """
+        return self._pixels(*self._maps_of(image, windows))
+
+    def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
+        return best_labels(maps, height, width)[0]
 
     def _metrics(self, data: DenseData) -> SegmentationMetrics:
         _check_classes(getattr(data, "classes", self.classes), self.classes)
@@ -242,13 +325,21 @@ class SegmentationProbe(DenseProbe):
 class DepthProbe(DenseProbe):
     """Depths of pixels."""
 
-    def predict(self, image: ImageInput) -> Tensor:
+    def predict(self, image: ImageInput, windows: SlidingWindows | None = None) -> Tensor:
         """The depth of an image's pixels, (H, W) float32 in meters, at the image's own size.
 
         Args:
             image: As `radio.images.load_image` takes it.
+            windows: Run the image in crops that overlap, and not at the size of the training.
+
+        Raises:
+            ImageError: It cannot be read.
+            ValueError: The windows do not fit the model.
         """
-        return self._predicted(image)[0]
+        return self._pixels(*self._maps_of(image, windows))
+
+    def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
+        return enlarge(maps[None], height, width)[0, 0]
 
     def _metrics(self, data: DenseData) -> DepthMetrics:
         return DepthMetrics()

@@ -21,6 +21,7 @@ from radio.tasks.probing.config import (
     ProbeConfig,
     Task,
     describe_backbone,
+    refuse_crop,
 )
 from radio.tasks.probing.features import DenseData, LabeledData, read_features, read_target
 from radio.tasks.probing.fitting import (
@@ -179,10 +180,8 @@ def _checked_task(name: str, size: SizeSpec, settings: Mapping[str, Any]) -> Tas
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; there are {', '.join(TASKS)}")
     task: Task = name
-    if task in DENSE and isinstance(size, str) and size.strip().startswith("crop:"):
-        raise ValueError(
-            "every pixel gets an answer, so nothing is cropped; give a size such as 512 or 512x512"
-        )
+    if task in DENSE:
+        refuse_crop(size)
     allowed = ["decay"] if task == "linear" else _setting_names(task)
     unknown = [name for name in settings if name not in allowed]
     if unknown:
@@ -224,7 +223,9 @@ def _fit_dense(
 
     def target(row: int) -> Tensor:
         height, width = cached.grids[row]
-        return resize_target(read_target(data, cached, row), height * patch, width * patch)
+        return resize_target(
+            read_target(data, row, cached.image_sizes[row], cached.ids[row]), height * patch, width * patch
+        )
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)

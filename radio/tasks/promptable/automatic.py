@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from radio.optional import require
-from radio.tasks.promptable.canvas import Canvas, box_of, masks_at_once
+from radio.tasks.pixels import maps_at_once
+from radio.tasks.promptable.canvas import Canvas, box_of
 from radio.tasks.promptable.decoders import MaskDecoder
 from radio.tasks.promptable.masks import Masks
 from radio.tasks.promptable.prompts import Prompt, batches
@@ -84,7 +85,7 @@ def mask_everything(
         sure = score > options.least_score
         logits, score, number = logits[sure], score[sure], number[sure]
         # The small logits are kept and not the masks, which can be many and large.
-        for part in torch.arange(len(logits), device=device).split(masks_at_once(canvas)):
+        for part in torch.arange(len(logits), device=device).split(maps_at_once(*canvas.image_size)):
             full = canvas.to_image(logits[part])
             mask = full > decoder.threshold
             keep = stability(full, decoder.threshold) >= options.least_stability

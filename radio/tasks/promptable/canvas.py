@@ -10,6 +10,7 @@ from torch import Tensor
 
 from radio.images import resize_image
 from radio.modeling.outputs import Resolution
+from radio.tasks.pixels import enlarge
 
 
 class Canvas(NamedTuple):
@@ -32,8 +33,8 @@ class Canvas(NamedTuple):
 
     def to_image(self, logits: Tensor) -> Tensor:
         """Logits (N, h, w) of the whole square, enlarged to (N, H, W) of the image, as SAM does it: in two steps."""
-        square = enlarge(logits, (self.side, self.side))
-        return enlarge(square[:, : self.content.height, : self.content.width], self.image_size)
+        square = _enlarge(logits, (self.side, self.side))
+        return _enlarge(square[:, : self.content.height, : self.content.width], self.image_size)
 
     def from_image(self, masks: Tensor, grid: int) -> Tensor:
         """How much of each cell of a grid over the square lies in masks (N, H, W) of the image: (N, grid, grid)."""
@@ -68,17 +69,8 @@ def place(height: int, width: int, side: int, keeps_aspect: bool) -> Canvas:
     return Canvas(side, content, Resolution(height, width))
 
 
-def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w), float32 and interpolated to (N, H, W)."""
-    return F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
-
-
-_PIXELS_AT_ONCE = 2**26
-
-
-def masks_at_once(canvas: Canvas) -> int:
-    """How many masks of the image's own size are made together from logits, so that many and large ones fit."""
-    return max(_PIXELS_AT_ONCE // (canvas.image_size.height * canvas.image_size.width), 1)
+def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return enlarge(logits[:, None].float(), *size)[:, 0]
 
 
 def box_of(masks: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from radio.optional import require
-from radio.tasks.promptable.canvas import Canvas, enlarge, masks_at_once
+from radio.tasks.pixels import enlarge, maps_at_once
+from radio.tasks.promptable.canvas import Canvas
 from radio.tasks.promptable.masks import Masks
 
 
@@ -73,8 +74,9 @@ def find_concepts(
         logits, scores = detector.detect(embedding, words)
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > least_score]
-        for part in order.split(masks_at_once(canvas)):
-            masks.append(enlarge(logits[part].sigmoid(), canvas.image_size) > detector.threshold)
+        for part in order.split(maps_at_once(*canvas.image_size)):
+            full = enlarge(logits[None, part].sigmoid(), *canvas.image_size)[0]
+            masks.append(full > detector.threshold)
         scores_of.append(scores[order])
         numbers.append(torch.full_like(order, number))
     return Masks(torch.cat(masks), torch.cat(scores_of), torch.cat(numbers))
