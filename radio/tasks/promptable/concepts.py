@@ -75,7 +75,7 @@ def find_concepts(
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > least_score]
         for part in order.split(maps_at_once(*canvas.image_size)):
-            full = enlarge(logits[None, part].sigmoid(), *canvas.image_size)[0]
+            full = enlarge(logits[part, None].sigmoid(), *canvas.image_size)[:, 0]
             masks.append(full > detector.threshold)
         scores_of.append(scores[order])
         numbers.append(torch.full_like(order, number))
