@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import radio
 from radio.cli import _parser
@@ -32,6 +33,13 @@ def test_snippets_run(text_towers: dict[str, Path], monkeypatch: pytest.MonkeyPa
     printed = capsys.readouterr().out
     assert "siglip 36 36 text" in printed and "sam 48 48 no text" in printed
     assert re.search(r"(cup|cat|rocket): \d+% \(cosine -?0\.\d{3}\)", printed)
+
+
+def test_the_one_picture_is_there_and_small() -> None:
+    [name] = re.findall(r"\]\((images/[^)]+)\)", PAGE.read_text(encoding="utf-8"))
+    assert (ROOT / "docs" / name).stat().st_size < 120_000
+    with Image.open(ROOT / "docs" / name) as picture:
+        picture.verify()
 
 
 def test_commands_are_understood() -> None:

@@ -150,7 +150,7 @@ def segment_with(
     """
     pixels = load_image(image)
     best = _similarity(model, adaptor_name, pixels, labels, options)
-    found = to_pixels(best, *pixels.shape[-2:])
+    found = to_pixels(best.cpu(), *pixels.shape[-2:])
     if options.least_share is None:
         return found
     share = (found.similarity * labels.logit_scale).softmax(dim=0).amax(dim=0)
@@ -177,7 +177,7 @@ def segment_labels(
     best = _similarity(model, adaptor_name, pixels, labels, options)
     scale = None if options.least_share is None else labels.logit_scale
     label, share = best_labels(best, pixels.shape[-2], pixels.shape[-1], scale)
-    return label if share is None else torch.where(share < options.least_share, UNKNOWN, label)
+    return (label if share is None else torch.where(share < options.least_share, UNKNOWN, label)).cpu()
 
 
 def _similarity(
@@ -187,7 +187,7 @@ def _similarity(
     labels: LabelEmbeddings,
     options: SegmentOptions,
 ) -> Tensor:
-    """Similarities (K, h, w) of an image's patches with the best name of each label, on the CPU."""
+    """Similarities (K, h, w) of an image's patches with the best name of each label, on the model's device."""
     if options.least_share is not None and not 0 <= options.least_share <= 1:
         raise ValueError(f"least_share is a share in [0, 1], got {options.least_share}")
     step = model.min_resolution_step
@@ -201,7 +201,7 @@ def _similarity(
         model, adaptor_name, resized, labels.embeddings, options.window or preferred, options.stride,
         refine=options.refine,
     )  # fmt: skip
-    return best_names(similarity, labels.owner).cpu()
+    return best_names(similarity, labels.owner)
 
 
 def best_names(similarity: Tensor, owner: Tensor) -> Tensor:

@@ -226,13 +226,13 @@ class DenseProbe(Probe):
         return {"images": images, **metrics.compute()}
 
     def _maps_of(self, image: ImageInput, windows: SlidingWindows | None) -> tuple[Tensor, int, int]:
-        """The head's maps (K, h, w) of an image, on the CPU, and the image's height and width."""
+        """The head's maps (K, h, w) of an image, and the image's height and width."""
         pixels = load_image(image)
         if windows is None:
             maps = self._head_maps(self._output(pixels).features)[0]
         else:
             maps = sliding_maps(self.model, self._crop_maps, pixels, windows)
-        return maps.cpu(), pixels.shape[-2], pixels.shape[-1]
+        return maps, pixels.shape[-2], pixels.shape[-1]
 
     @torch.no_grad()
     def _head_maps(self, features: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class DenseProbe(Probe):
         name = self.config.adaptor or "features"
         for row in rows if progress is None else progress(rows, len(rows), "evaluating"):
             truth = read_target(data, row, cached.image_sizes[row], cached.ids[row])
-            yield self._head_maps(cached.spatial(row, name)[None])[0].cpu(), truth
+            yield self._head_maps(cached.spatial(row, name)[None])[0], truth
 
     def _sliding(
         self, data: DenseData, windows: SlidingWindows, skip_unreadable: bool, progress: Progress | None
@@ -280,7 +280,7 @@ class DenseProbe(Probe):
         warn_of_failures(failures)
 
     def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
-        """What maps (K, h, w) say of every pixel, (height, width)."""
+        """What maps (K, h, w) say of every pixel, (height, width) on the CPU."""
         raise NotImplementedError
 
     def _metrics(self, data: DenseData) -> SegmentationMetrics | DepthMetrics:
@@ -302,9 +302,8 @@ class SegmentationProbe(DenseProbe):
             ValueError: The windows do not fit the model.
         """
         maps, height, width = self._maps_of(image, windows)
-        return PixelLabels(
-            self._pixels(maps, height, width), enlarge(maps[None], height, width)[0].softmax(dim=0)
-        )
+        full = enlarge(maps[None], height, width)[0].cpu()
+        return PixelLabels(self._pixels(maps, height, width), full.softmax(dim=0))
 
     def labels(self, image: ImageInput, windows: SlidingWindows | None = None) -> Tensor:
         """As `predict`, but the labels alone: probabilities of many classes take gigabytes.
@@ -315,7 +314,7 @@ class SegmentationProbe(DenseProbe):
         return self._pixels(*self._maps_of(image, windows))
 
     def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
-        return best_labels(maps, height, width)[0]
+        return best_labels(maps, height, width)[0].cpu()
 
     def _metrics(self, data: DenseData) -> SegmentationMetrics:
         _check_classes(getattr(data, "classes", self.classes), self.classes)
@@ -339,7 +338,7 @@ class DepthProbe(DenseProbe):
         return self._pixels(*self._maps_of(image, windows))
 
     def _pixels(self, maps: Tensor, height: int, width: int) -> Tensor:
-        return enlarge(maps[None], height, width)[0, 0]
+        return enlarge(maps[None], height, width)[0, 0].cpu()
 
     def _metrics(self, data: DenseData) -> DepthMetrics:
         return DepthMetrics()
