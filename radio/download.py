@@ -290,8 +290,17 @@ def _check_reachable(endpoint: str, otherwise: str) -> None:
 
 
 def _absent(repository: str, filename: str, url: str) -> str:
-    return (
+    missing = (
         f"{filename} of the Hugging Face repository {repository} is not in the local cache and the Hub cannot be "
-        f"reached (or offline mode is on). On a machine with a connection download {url}, copy it here and pass "
-        f"its path instead of the name; or fill the cache with: hf download {repository} {filename}"
+        "reached (or offline mode is on). On a machine with a connection"
+    )
+    if filename.endswith((".json", ".safetensors")):  # one of several files, which belong in one folder
+        folder = repository.rsplit("/", 1)[-1]
+        return (
+            f"{missing} run: hf download {repository} --include '*.json' '*.safetensors' --local-dir {folder}; copy "
+            "that folder here and pass its path instead of the name"
+        )
+    return (
+        f"{missing} download {url}, copy it here and pass its path instead of the name; or fill the cache with: "
+        f"hf download {repository} {filename}"
     )

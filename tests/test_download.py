@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from hub_server import hub_server
 from safetensors.torch import load_file, save_file
 
+from radio import DownloadError
 from radio.checkpoints import read_content
+from radio.download import DownloadOptions, download_other
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = "nvidia/RADIO/resolve/main/radio-v2.5-b_half.pth.tar"
@@ -72,6 +75,15 @@ except DownloadError as error:
     )
     assert "pass its path" in result.stdout
     assert "hf download nvidia/RADIO radio-v2.5-l_half.pth.tar" in result.stdout
+
+
+def test_offline_a_repository_of_several_files_is_asked_for_as_a_folder(tmp_path):
+    with pytest.raises(DownloadError) as caught:
+        download_other("facebook/sam3", DownloadOptions(cache_dir=str(tmp_path), local_files_only=True))
+    assert "hf download facebook/sam3 --include '*.json' '*.safetensors' --local-dir sam3" in str(
+        caught.value
+    )
+    assert "pass its path instead of the name" in str(caught.value)
 
 
 def test_local_files_only_and_cache_dir(tmp_path):
