@@ -297,7 +297,7 @@ def _absent(repository: str, filename: str, url: str) -> str:
     if filename.endswith((".json", ".safetensors")):  # one of several files, which belong in one folder
         folder = repository.rsplit("/", 1)[-1]
         return (
-            f"{missing} run: hf download {repository} --include '*.json' '*.safetensors' --local-dir {folder}; copy "
+            f"{missing} run: hf download {repository} --local-dir {folder}; copy "
             "that folder here and pass its path instead of the name"
         )
     return (
