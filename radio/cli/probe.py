@@ -166,13 +166,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=_MILLIMETERS,
         metavar="X",
-        help="what PNG depths are divided by to give meters (default: 1000)",
+        help="what whole numbers are divided by to give meters (default: 1000)",
     )
     group.add_argument(
         "--split", metavar="NAME", help="DATA is a data set of the datasets library; this part of it"
     )
     group.add_argument(
         "--mask-column", default="annotation", metavar="NAME", help="of a data set (default: annotation)"
+    )
+    group.add_argument(
+        "--depth-column", default="depth_map", metavar="NAME", help="of a data set (default: depth_map)"
     )
     parser.add_argument(
         "--features",
@@ -382,14 +385,18 @@ def _features(args: argparse.Namespace) -> Iterator[Path]:
 
 def _data(args: argparse.Namespace, task: str, classes: list[str] | None) -> Any:
     """The labeled images that the arguments name."""
-    from radio.data.dense import DepthFolder, HubMasks, MaskFolder
+    from radio.data.dense import DepthFolder, HubDepths, HubMasks, MaskFolder
     from radio.data.labeled import HubImages, ImageFolder
 
     if task in ("linear", "knn"):
         return ImageFolder(args.data) if args.split is None else HubImages(args.data, args.split)
     if task == "depth":
+        if args.split is not None:
+            return HubDepths(args.data, args.split, args.depth_column, args.depth_scale)
         if args.depths is None:
-            raise ValueError("depth needs --depths FOLDER, with a file of the same name for each image")
+            raise ValueError(
+                "depth needs --depths FOLDER, with a file of the same name for each image, or --split NAME"
+            )
         return DepthFolder(args.data, args.depths, args.depth_scale)
     if args.split is not None:
         if classes is None:

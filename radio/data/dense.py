@@ -126,8 +126,7 @@ class DepthFolder(PairedFolder):
 
     def __init__(self, images: str | Path, depths: str | Path, scale: float = 1000.0) -> None:
         super().__init__(images, depths, (".png", ".npy"))
-        if not scale > 0:
-            raise ValueError(f"the depth scale must be positive, got {scale}")
+        _check_scale(scale)
         self.scale = scale
 
     def target(self, index: int) -> Tensor:
@@ -167,12 +166,7 @@ class HubMasks(Sequence):
         mask_column: str = "annotation",
         reduce_zero_label: bool = False,
     ) -> None:
-        self.dataset = require("datasets", "datasets").load_dataset(name, split=split)
-        missing = {"image", mask_column} - set(self.dataset.column_names)
-        if missing:
-            raise ValueError(
-                f"{name} has columns {', '.join(self.dataset.column_names)}; expected image and {mask_column}"
-            )
+        self.dataset = _open_split(name, split, mask_column)
         self.classes = tuple(classes)
         self.mask_column = mask_column
         self.reduce_zero_label = reduce_zero_label
@@ -188,6 +182,59 @@ class HubMasks(Sequence):
         """As `MaskFolder.target`."""
         mask = mask_labels(self.dataset[index][self.mask_column], f"mask {index}")
         return _checked(reduce_zero(mask) if self.reduce_zero_label else mask, self.classes, f"mask {index}")
+
+
+class HubDepths(Sequence):
+    """Images with depths that the ``datasets`` library can load, such as NYU Depth v2.
+
+    Args:
+        name, split: As ``datasets.load_dataset`` takes them; the name may be a local folder.
+        depth_column: The column of the depths: pictures of one channel, or arrays (H, W). Those of floating-point
+            numbers are in meters.
+        scale: What whole numbers are divided by to give meters, as in `DepthFolder`.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        ValueError: The data set has no such columns, or the scale is not positive.
+    """
+
+    def __init__(self, name: str, split: str, depth_column: str = "depth_map", scale: float = 1000.0) -> None:
+        _check_scale(scale)
+        self.dataset = _open_split(name, split, depth_column)
+        self.depth_column = depth_column
+        self.scale = scale
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image, as PIL decodes it."""
+        return self.dataset[index]["image"]
+
+    def target(self, index: int) -> Tensor:
+        """As `DepthFolder.target`."""
+        try:
+            depth = np.array(self.dataset[index][self.depth_column])
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ImageError(f"depth {index} of the data set cannot be read: {error}") from error
+        if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+            raise ImageError(
+                f"depth {index} of the data set has the shape {depth.shape}; expected one number for each pixel, (H, W)"
+            )
+        return _known(depth if depth.dtype.kind == "f" else depth / self.scale)
+
+
+def _open_split(name: str, split: str, column: str) -> Any:
+    """A split with images and what belongs to them."""
+    dataset = require("datasets", "datasets").load_dataset(name, split=split)
+    if {"image", column} - set(dataset.column_names):
+        raise ValueError(f"{name} has columns {', '.join(dataset.column_names)}; expected image and {column}")
+    return dataset
+
+
+def _check_scale(scale: float) -> None:
+    if not scale > 0:
+        raise ValueError(f"the depth scale must be positive, got {scale}")
 
 
 def read_mask(path: str | Path) -> Tensor:

@@ -175,9 +175,11 @@ def segment_labels(
     """
     pixels = load_image(image)
     best = _similarity(model, adaptor_name, pixels, labels, options)
-    scale = None if options.least_share is None else labels.logit_scale
-    label, share = best_labels(best, pixels.shape[-2], pixels.shape[-1], scale)
-    return (label if share is None else torch.where(share < options.least_share, UNKNOWN, label)).cpu()
+    least, (height, width) = options.least_share, pixels.shape[-2:]
+    label, share = best_labels(best, height, width, None if least is None else labels.logit_scale)
+    if share is None or least is None:
+        return label.cpu()
+    return torch.where(share < least, UNKNOWN, label).cpu()
 
 
 def _similarity(

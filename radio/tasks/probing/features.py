@@ -40,7 +40,8 @@ class LabeledData(Protocol):
 
 
 class DenseData(Protocol):
-    """Images with labels or depths for every pixel: `MaskFolder`, `DepthFolder`, `HubMasks` of `radio.data.dense`."""
+    """Images with labels or depths for every pixel: `MaskFolder`, `DepthFolder`, `HubMasks`, `HubDepths`
+    of `radio.data.dense`."""
 
     def __len__(self) -> int: ...
 

@@ -124,7 +124,7 @@ def train_probe(
         task: ``linear``, ``knn``, ``segmentation`` or ``depth``.
         model: The model; it is not changed.
         data: For ``linear`` and ``knn`` an `ImageFolder` or `HubImages` of `radio.data.labeled`; else a `MaskFolder`,
-            `DepthFolder` or `HubMasks` of `radio.data.dense`; or anything with the same attributes.
+            `DepthFolder`, `HubMasks` or `HubDepths` of `radio.data.dense`; or anything with the same attributes.
         features: A folder where features are kept, for this call and later ones on the same images.
         size: How large images become, as in `radio.images.target_size`; part of the probe.
         adaptor: Use this teacher's features in place of the backbone's.

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from radio import ImageError, RADIOModel, load_model
-from radio.data.dense import DepthFolder, HubMasks, MaskFolder
+from radio.cli import main
+from radio.data.dense import DepthFolder, HubDepths, HubMasks, MaskFolder
 from radio.data.labeled import HubImages, ImageFolder
 from radio.tasks.probing import FitOptions, LabelScore, load_probe, train_probe
 
@@ -144,6 +145,43 @@ def test_masks_of_the_datasets_library(segmentation, tiny, boxes, features, tmp_
     assert segmentation.evaluate(data, features) == segmentation.evaluate(folder, features)
     with pytest.raises(ValueError, match="has columns image, annotation; expected image and mask"):
         HubMasks(str(tmp_path / "data"), "train", ["ground", "box"], mask_column="mask")
+
+
+def test_depths_of_the_datasets_library(boxes, tmp_path):
+    """Whole numbers of millimeters, pictures of meters, and arrays; the command takes them too."""
+    import datasets
+
+    folder = DepthFolder(boxes / "images", boxes / "depths")
+    meters = [folder.target(i).numpy() for i in range(8)]
+    (tmp_path / "meters").mkdir()
+    for i, depth in enumerate(meters):
+        Image.fromarray(depth).save(tmp_path / "meters" / f"{i}.tiff")
+    columns = {
+        "image": list(map(str, folder.paths)),
+        "millimeters": list(map(str, folder.targets)),
+        "depth_map": [str(tmp_path / "meters" / f"{i}.tiff") for i in range(8)],
+        "array": [depth.tolist() for depth in meters],
+        "flat": [depth.flatten().tolist() for depth in meters],
+    }
+    table = datasets.Dataset.from_dict(columns)
+    for name in ("image", "millimeters", "depth_map"):
+        table = table.cast_column(name, datasets.Image())
+    table.to_parquet(tmp_path / "data" / "train.parquet")
+    name = str(tmp_path / "data")
+    for data in (HubDepths(name, "train"), *(HubDepths(name, "train", n) for n in ("millimeters", "array"))):
+        assert len(data) == 8 and data[0].size == (96, 64)
+        torch.testing.assert_close(data.target(3), folder.target(3))
+    with pytest.raises(ImageError, match=r"depth 3 of the data set has the shape \(6144,\)"):
+        HubDepths(name, "train", "flat").target(3)
+    with pytest.raises(ValueError, match="expected image and depth$"):
+        HubDepths(name, "train", "depth")
+    with pytest.raises(ValueError, match="scale must be positive"):
+        HubDepths(name, "train", scale=0)
+    checkpoint = Path(__file__).parents[2] / "reference" / "v2_5" / "checkpoint.pth.tar"
+    words = ["probe", "train", "depth", name, "--split", "train", "-m", checkpoint, "--device", "cpu"]
+    words += ["--size", 64, "--steps", 1, "--images-per-step", 2, "--width", 4, "-o", tmp_path / "probe"]
+    assert main(list(map(str, words))) == 0
+    assert load_probe(tmp_path / "probe").config.head["max_depth"] == pytest.approx(3 * 1.05, rel=1e-3)
 
 
 def test_an_unreadable_image_is_named_or_left_out(tiny, colors, tmp_path):
