@@ -15,10 +15,12 @@ from radio import load_model
 from radio.cli import _parser
 from radio.data.video import Frame, Video
 from radio.drawing.video import write_frames
+from radio.tasks.promptable import PromptableSegmenter
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = str(ROOT / "tests" / "reference" / "v2_5" / "checkpoint.pth.tar")
 WITH_SAM3 = str(ROOT / "tests" / "reference" / "radio1d" / "checkpoint.pth.tar")
+SAM3_PART = 'model = load_model("c-radio_v4-h"'
 PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}, "video": {"extract", "pca", "evaluate"}}
 """Each page, and the commands that it shows."""
 
@@ -26,6 +28,13 @@ PAGES = {"promptable": {"masks"}, "segmentation": {"evaluate"}, "video": {"extra
 def _blocks(page: str, language: str) -> str:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     return "\n".join(re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """photo.jpg, 190 x 220, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((220, 190)).save("photo.jpg")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -47,27 +56,29 @@ def test_the_one_picture_is_there_and_small(page):
         picture.verify()
 
 
-def test_masks(tmp_path, text_towers, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Image.open(ROOT / "examples" / "images" / "coffee.jpg").resize((220, 190)).save("photo.jpg")
+def test_masks(tmp_path, text_towers, photo, capsys):
     folder = sam_folder(tmp_path / "sam")
-    other = load_model(WITH_SAM3, adaptors=["sam3"], device="cpu")
-    width = other.config.adaptor("sam3").feature.output_dim
-    detector = sam3_detector_folder(tmp_path / "detector", width)
-    sam3 = published_sam3_folder(tmp_path / "sam3", sam3_folder(tmp_path / "tracker", width), detector)
-    code = _blocks("promptable", "python")
-    for name, place in {
-        "radio_v2.5-l": CHECKPOINT, "c-radio_v4-h": WITH_SAM3,
-        "facebook/sam-vit-huge": str(folder), "facebook/sam3": str(sam3),
-    }.items():  # fmt: skip
-        code = code.replace(f'"{name}"', repr(place))
+    code = _blocks("promptable", "python").partition(SAM3_PART)[0]
+    code = code.replace('"radio_v2.5-l"', repr(CHECKPOINT))
+    code = code.replace('"facebook/sam-vit-huge"', repr(str(folder)))
     code = code.replace('"clip"])', f'"clip"], text_weights={str(text_towers["clip"])!r}, device="cpu")', 1)
     names: dict = {}
     exec(code, names)
-    assert names["masks"].mask.shape[1:] == (190, 220)
-    asked = [names["words"][number] for number in names["masks"].prompt]
-    assert asked == sorted(asked) and set(asked) <= {"red cup", "spoon"}
+    assert names["masks"].mask.shape == (2, 190, 220)
     assert re.search(r"\[\('(cup|spoon|table)', -?0\.\d+\)", capsys.readouterr().out)
+
+
+def test_concepts(tmp_path, photo):
+    width = load_model(WITH_SAM3, adaptors=["sam3"], device="cpu").config.adaptor("sam3").feature.output_dim
+    detector = sam3_detector_folder(tmp_path / "detector", width)
+    sam3 = published_sam3_folder(tmp_path / "sam3", sam3_folder(tmp_path / "tracker", width), detector)
+    _, start, code = _blocks("promptable", "python").partition(SAM3_PART)
+    code = (start + code).replace('"c-radio_v4-h"', repr(WITH_SAM3))
+    code = code.replace('"facebook/sam3"', repr(str(sam3))).replace("(image, words)", "(image, words, 0.0)")
+    names: dict = {"load_model": load_model, "PromptableSegmenter": PromptableSegmenter}
+    exec(code, names)
+    assert names["masks"].mask.shape == (40, 190, 220)
+    assert [names["words"][number] for number in names["masks"].prompt] == ["red cup"] * 20 + ["spoon"] * 20
 
 
 def test_segmentation(tmp_path, text_towers, monkeypatch):
