@@ -57,6 +57,12 @@ def load_concept_detector(name: str | Path, device: str | torch.device = "cpu") 
         described.vision_config.backbone_config.num_hidden_layers = 0
         model = transformers.Sam3Model(described)
     model.vision_encoder.backbone = nn.Identity()
+    known = described.text_config.vocab_size
+    if tokenizer.get_vocab_size() > known:
+        raise CheckpointError(
+            f"{folder / TOKENIZER} has {tokenizer.get_vocab_size()} tokens, of which the text encoder knows {known}; "
+            "it must be the tokenizer of this SAM 3"
+        )
     # The one buffer that no file holds: the numbers of the positions.
     longest = described.text_config.max_position_embeddings
     model.text_encoder.text_model.embeddings.position_ids = torch.arange(longest, device=device)[None]

@@ -153,6 +153,11 @@ def test_damaged_folders_are_refused(folders, tmp_path):
         load_concept_detector(folder)
     shutil.copy(folders["alone"] / "tokenizer.json", folder)
     config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 20
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="of which the text encoder knows 20"):
+        load_concept_detector(folder)
+    config["text_config"]["vocab_size"] = 200
     config["detr_decoder_config"]["num_queries"] = 24
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"misshapen: detr_decoder\.query_embed"):
