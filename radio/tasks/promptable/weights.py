@@ -25,6 +25,8 @@ DEFAULT_REPOSITORIES = {"sam": "facebook/sam-vit-huge", "sam3": "facebook/sam3"}
 _DETECTOR_ALONE = "sam3"
 _POSITIONS = "positional_embedding"
 _WORDS = ("model_type", "hidden_act")
+_OF_CLASSIFIERS = ("id2label", "label2id", "num_labels")
+"""What configs of older versions say of every model, and what shapes none of these."""
 _SAM3_NAMES = (
     (r"^(tracker_model\.)+", ""),
     (r"^detector_model\.vision_encoder\.backbone\.", "vision_encoder.backbone."),
@@ -158,5 +160,6 @@ def sizes(value: Any) -> Any:
     return {
         key: sizes(item)
         for key, item in value.items()
-        if isinstance(item, dict | int | float | list) or (key in _WORDS and isinstance(item, str))
+        if key not in _OF_CLASSIFIERS
+        and (isinstance(item, dict | int | float | list) or (key in _WORDS and isinstance(item, str)))
     }
