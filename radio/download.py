@@ -45,6 +45,7 @@ class DownloadOptions:
     Attributes:
         cache_dir: Where downloads are kept, instead of huggingface_hub's cache.
         revision: Branch, tag or commit of the Hub repository.
+        subfolder: The folder inside a Hub repository where the model is.
         local_files_only: Never use the network.
         token: Hugging Face token, if not the stored one.
         progress: Show progress bars.
@@ -52,6 +53,7 @@ class DownloadOptions:
 
     cache_dir: str | Path | None = None
     revision: str | None = None
+    subfolder: str | None = None
     local_files_only: bool = False
     token: str | bool | None = None
     progress: bool = True
@@ -103,8 +105,9 @@ def download_repository(repository: str, options: DownloadOptions, license: str 
         CheckpointError: Its config does not describe a RADIO model, or the index of its weights is damaged.
     """
     _check_name(repository)
-    cached = _in_cache(repository, CONFIG, options)
-    config = _fetch(repository, CONFIG, options)
+    name = f"{_place(options)}{CONFIG}"
+    cached = _in_cache(repository, name, options)
+    config = _fetch(repository, name, options)
     _fetch_weights(repository, config.parent, options, describe_folder(config.parent))
     if not cached:
         terms = license or f"see https://huggingface.co/{repository}"
@@ -142,14 +145,20 @@ def _fetch_weights(
 
     No network is needed for those that are here.
     """
+    place = _place(options)
     if not (folder / INDEX).is_file():
         try:
-            _fetch(repository, WEIGHTS, options)
+            _fetch(repository, place + WEIGHTS, options)
             return
         except FileNotInRepositoryError:
             pass
-    for name in shard_names(_fetch(repository, INDEX, options), description):
-        _fetch(repository, name, options)
+    for name in shard_names(_fetch(repository, place + INDEX, options), description):
+        _fetch(repository, place + name, options)
+
+
+def _place(options: DownloadOptions) -> str:
+    """What stands before the names of files in a repository."""
+    return f"{options.subfolder.strip('/')}/" if options.subfolder else ""
 
 
 def is_cached(release: Release, options: DownloadOptions = DEFAULT_OPTIONS) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,6 +120,7 @@ def encode_images(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     several = is_batch(images)
+    images = _as_source(images) if several else images
     check_merging(merge, tome, feature_fmt, one_size=False, windowed=model.window_size is not None)
     encodings: list[Encoding] = []
     for sources, merges in _groups(images if several else [images], merge, batch_size):
@@ -142,8 +144,13 @@ def packed_frames(images: Any, count: int | None) -> Iterator[list[Any]]:
         raise ValueError(
             "pack_frames is for the frames of a video: a list, an iterator, or a batch as one array"
         )
-    frames = images if isinstance(images, Iterator) else iter(as_list(images))
-    return _runs(frames, count)
+    frames = _as_source(images)
+    return _runs(frames if isinstance(frames, Iterator) else iter(as_list(frames)), count)
+
+
+def _as_source(images: Any) -> Any:
+    """Several images as they were given, or an iterator over what is no sequence, such as a data set."""
+    return images if isinstance(images, Sequence | Tensor | np.ndarray) else iter(images)
 
 
 def _runs(frames: Iterator[Any], count: int) -> Iterator[list[Any]]:

@@ -47,6 +47,7 @@ def load_model(
     text_weights: TextWeights | None = None,
     cache_dir: str | Path | None = None,
     revision: str | None = None,
+    subfolder: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
     progress: bool = True,
@@ -78,6 +79,7 @@ def load_model(
         text_weights: Local weights for the text towers: one path, or a path per adaptor name.
         cache_dir: Where downloads are kept, instead of huggingface_hub's cache.
         revision: Branch, tag or commit of the Hub repository.
+        subfolder: The folder inside a repository or a local folder where the model is.
         local_files_only: Never use the network.
         token: Hugging Face token, if not the stored one.
         progress: Show progress bars of downloads.
@@ -89,6 +91,8 @@ def load_model(
             ``$XDG_CACHE_HOME/radio`` or ``~/.cache/radio`` (docs/runtimes.md).
         calibration: Another runtime than PyTorch only: 50 to 300 images like those to come, with which the backbone is
             quantized to int8. Faster, and not exact (docs/runtimes.md#int8).
+        unknown: Arguments of transformers' `from_pretrained`: ``torch_dtype`` and ``device_map`` for dtype and device,
+            and what changes nothing here (``low_cpu_mem_usage``, ``trust_remote_code``, ...).
 
     Returns:
         The model in eval mode.
@@ -116,6 +120,7 @@ def load_model(
         text_weights=text_weights,
         cache_dir=cache_dir,
         revision=revision,
+        subfolder=subfolder,
         local_files_only=local_files_only,
         token=token,
         progress=progress,

@@ -142,7 +142,8 @@ class RADIOModel(RADIONetwork[OutputT]):
         Args:
             images: Paths, PIL images, NumPy arrays or tensors (see `radio.images.load_image`), one or a list; or a
                 batch as a tensor (B, 3, H, W) or an array (B, H, W, 3). Of an iterator, such as the frames of a video
-                (`radio.data.video.sample_frames`), one batch is held at a time. A clip as a tensor is a batch.
+                (`radio.data.video.sample_frames`), or a data set of `datasets`, one batch is held at a time. A clip as
+                a tensor is a batch.
             size: How large each image becomes (see `radio.images.target_size`); by default the supported size nearest
                 to its own, at most `max_resolution`.
             feature_fmt: ``"NLC"`` for features (1, L, C), ``"NCHW"`` for (1, C, h, w).
@@ -176,22 +177,29 @@ class RADIOModel(RADIONetwork[OutputT]):
             return encoded
         return [one.normalized() for one in encoded] if isinstance(encoded, list) else encoded.normalized()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` in the Hub layout.
+    def save_pretrained(
+        self, folder: str | Path, safe_serialization: bool = True, max_shard_size: int | str | None = None
+    ) -> None:
+        """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json`` in the Hub layout.
 
         ``load_model(folder)`` reads them back bit for bit. Only adaptors that are built are written; to convert a
         file with all of its adaptors use ``radio convert``. transformers' ``RadioModel`` opens the folder too, where
-        that class can hold the model (docs/interchange.md).
+        that class can hold the model, and its ``AutoImageProcessor`` makes pixels for it (docs/interchange.md).
 
         Args:
             folder: Made if it does not exist.
+            safe_serialization, max_shard_size: For code that is written for transformers. Weights are always in one
+                safetensors file.
 
         Raises:
             RuntimeError: The preprocessor was made external, so the model does not have its normalization, or the
                 weights are quantized or offloaded.
-            ValueError: The backbone runs in another runtime than PyTorch, which has its weights.
+            ValueError: The backbone runs in another runtime than PyTorch, which has its weights; or other files than
+                safetensors are asked for.
             OSError: The folder cannot be written.
         """
+        if not safe_serialization:
+            raise ValueError("save_pretrained writes safetensors only; leave safe_serialization=False out")
         self.require(saving=True)
         if not isinstance(self.input_conditioner, InputConditioner):
             raise RuntimeError(

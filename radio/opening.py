@@ -25,6 +25,7 @@ from radio.images import ImageInput
 from radio.modeling.network import RADIONetwork
 from radio.runtimes import RuntimeName, build_on_runtime, choose_runtime, runtime_device, runtime_dtype
 from radio.text import text_encoder_for
+from radio.transformers_arguments import own_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ _DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-_HARMLESS = ("trust_remote_code",)
-"""Arguments of transformers' `from_pretrained` that ask for nothing here: no remote code is ever run."""
+_TORCH_NAMES = {"float": "float32", "half": "float16", "double": "float64"}
+"""PyTorch's other names for them."""
 
 
 class LoadOptions(TypedDict, total=False):
@@ -58,6 +59,7 @@ class LoadOptions(TypedDict, total=False):
     text_weights: TextWeights | None
     cache_dir: str | Path | None
     revision: str | None
+    subfolder: str | None
     local_files_only: bool
     token: str | bool | None
     progress: bool
@@ -76,7 +78,8 @@ def open_model(
 ) -> tuple[Model, Checkpoint]:
     """Build a model of any class of `RADIONetwork`, and say which checkpoint it came from. Arguments as
     `radio.load_model`."""
-    unknown = [name for name in options if name not in (*LoadOptions.__annotations__, *_HARMLESS)]
+    device, dtype, given = own_arguments(device, dtype, options)
+    unknown = [name for name in given if name not in LoadOptions.__annotations__]
     if unknown:
         own = ("version_or_path", "adaptors", "device", "dtype", *LoadOptions.__annotations__)
         raise unknown_argument("load_model", unknown[0], own)
@@ -86,6 +89,7 @@ def open_model(
     download = DownloadOptions(
         cache_dir=options.get("cache_dir"),
         revision=options.get("revision"),
+        subfolder=options.get("subfolder"),
         local_files_only=options.get("local_files_only", False),
         token=options.get("token"),
         progress=options.get("progress", True),
@@ -137,7 +141,12 @@ def open_checkpoint(
             "downloaded"
         )
     if isinstance(version_or_path, Path) or _exists(name) or _looks_like_a_path(name):
-        return read_checkpoint(name, choices=choices, mmap=True)
+        place = Path(name, options.subfolder) if options.subfolder else name
+        return read_checkpoint(place, choices=choices, mmap=True)
+    if options.subfolder and "/" not in name:
+        raise ValueError(
+            f"subfolder={options.subfolder!r} is for a repository or a folder; {name!r} is a version"
+        )
     if name == DEMO_NAME:
         return read_checkpoint(fetch_demo(options), choices=choices, mmap=True)
     release = find_release(name) if "/" in name else get_release(name)
@@ -210,7 +219,7 @@ def _resolve_dtype(dtype: str | torch.dtype, of_checkpoint: str) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type, got {dtype}")
     name = of_checkpoint if dtype == "auto" else str(dtype).removeprefix("torch.")
-    name = SHORT_DTYPES.get(name, name)
+    name = {**SHORT_DTYPES, **_TORCH_NAMES}.get(name, name)
     if name not in _DTYPES:
         raise ValueError(f"unknown dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -261,7 +261,9 @@ def summary_idxs_of(
             f"{source}: the summary takes {counted(stored.numel(), 'class token')}, but the model has {num_cls}"
         )
     if stored is not None:
-        idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in stored.flatten().tolist())
+        # Whoever halves all tensors of a state dict halves these too.
+        numbers = [int(i) if i % 1 == 0 else i for i in stored.flatten().tolist()]
+        idxs = tuple(whole_number(i, "summary_idxs", source, least=0) for i in numbers)
     elif per_teacher:
         first = {t["name"]: i for i, t in reversed(list(enumerate(teachers))) if t.get("use_summary", True)}
         idxs = tuple(sorted(first.values()))

@@ -28,10 +28,12 @@ from radio.errors import CheckpointError
 from radio.files import Outputs, file_mode, staging
 
 CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OLD_WEIGHTS = "pytorch_model.bin"
 OLD_INDEX = "pytorch_model.bin.index.json"
+_DISTRIBUTED = ".metadata"
 _PREFIX = "radio_model."
 _WITH_CPE = ("cpe", "dinov2", "radio1d")
 _PAIR = "config_id"
@@ -48,6 +50,10 @@ _UNREADABLE = (
     NotImplementedError,
 )
 _LARGEST_JSON = 4 * 2**20
+_WITHOUT_CONFIG = (
+    ", which says what shapes the model; put the one that belongs to the weights there, or write one with the model "
+    "that they were trained from: json.dump(model.config.to_dict(), file)"
+)
 
 
 def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -63,6 +69,8 @@ def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
         CheckpointError: A file is missing, damaged, or not a RADIO model's.
     """
     folder = path if path.is_dir() else path.parent
+    if folder != path and not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{path} has no {CONFIG} beside it{_WITHOUT_CONFIG}")
     description = describe_folder(folder)
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder, description) if path.is_dir() else [path]:
@@ -103,9 +111,12 @@ def _instead_of(folder: Path) -> str:
         return f"; give the path of a file in it: {listing(files, 6)}"
     weights = _other_weights(folder, "*.safetensors", "*.bin")
     if weights:
+        return f" beside {listing(weights, 3)}{_WITHOUT_CONFIG}"
+    if (folder / _DISTRIBUTED).is_file():
         return (
-            f", which says what shapes the model; put the one that belongs to {listing(weights, 3)} beside it, or "
-            "write one with the model that the weights were trained from: json.dump(model.config.to_dict(), file)"
+            "; it looks like a distributed checkpoint: make one file of it, python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth, and put the model's "
+            "config.json beside that"
         )
     patterns = (f"*/{CONFIG}", f"snapshots/*/{CONFIG}")  # the latter of a folder of huggingface_hub's cache
     inside = [str(found.parent) for pattern in patterns for found in folder.glob(pattern)]
@@ -215,10 +226,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def write_hub_repo(
     folder: str | Path, config: RadioConfig, tensors: dict[str, Tensor], outputs: Outputs | None = None
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` in the released layout.
+    """Write ``config.json`` and ``model.safetensors`` in the released layout, and for transformers' image processors
+    ``preprocessor_config.json``.
 
-    Both files are written beside their place and then renamed, so that an interrupted call leaves nothing half
-    written and a model may be saved over the files that it is mapped from. Each names the other, so that a call that is
+    All files are written beside their place and then renamed, so that an interrupted call leaves nothing half
+    written and a model may be saved over the files that it is mapped from. Config and weights name each other, so that a call that is
     killed between the two leaves a folder that is refused, not one that gives other numbers.
 
     Args:
@@ -247,6 +259,8 @@ def write_hub_repo(
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
         (place / CONFIG).write_text(_to_text(content), encoding="utf-8")
+        (place / PREPROCESSOR).write_text(_to_text(_preprocessor(config)), encoding="utf-8")
+        move(place / PREPROCESSOR, folder / PREPROCESSOR)
         move(place / WEIGHTS, folder / WEIGHTS)
         move(place / CONFIG, folder / CONFIG)
 
@@ -340,6 +354,25 @@ def config_to_json(config: RadioConfig) -> dict[str, Any]:
             else None
         ),
         "dtype": config.dtype,
+    }
+
+
+def _preprocessor(config: RadioConfig) -> dict[str, Any]:
+    """What transformers' ``AutoImageProcessor`` makes pixels in [0, 1] from: the middle of an image, at the resolution
+    that the model works best at."""
+    step = config.resolution_step * (config.vitdet_window_size or 1)
+    side = max(round(min(config.preferred_resolution) / step), 1) * step
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
     }
 
 

@@ -24,6 +24,9 @@ from radio.errors import CheckpointError
 _READING = threading.Lock()
 """torch keeps the list of allowed globals for the whole process, so that one file is read at a time."""
 
+_OF_PROGRAMS = frozenset({"constants.pkl", "archive_format"})
+"""Files that torch.jit.save and torch.export.save put into theirs."""
+
 _MOST_SHARING = 32
 """Tensors may share storage, but together they may not claim more than this many times the file's size."""
 
@@ -74,6 +77,11 @@ def _check_container(path: Path) -> None:
             "'.safetensors' file needs its 'config.json' beside it; a file in torch's old format must be saved again "
             "with a current torch.save)"
         ) from error
+    names = {entry.filename.partition("/")[2] for entry in entries}
+    if not names.isdisjoint(_OF_PROGRAMS):
+        raise CheckpointError(
+            f"{path} holds a traced or exported program, not weights; load the checkpoint that it was made from"
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path} has compressed entries, which torch.save never writes; refused")
     if any(entry.header_offset + entry.file_size > size for entry in entries):

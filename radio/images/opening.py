@@ -39,6 +39,10 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     name = printable(os.fsdecode(path))
     if name.startswith(("http://", "https://")):
         raise ImageError(f"{name} is an address; download the image and give the path of the file")
+    if name.startswith("data:"):
+        raise ImageError(
+            "a data URI is no path; give its content, model.encode(base64.b64decode(uri.partition(',')[2]))"
+        )
     if os.path.isdir(path):
         raise ImageError(f"{name} is a folder, not an image; give the files in it")
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -39,6 +40,12 @@ IMAGE_SUFFIXES = (
 
 WHITE = (1.0, 1.0, 1.0)
 
+_PATH_NAMES = (
+    *("image_path", "img_path", "image_file", "image_filename"),
+    *("file_name", "filename", "file_path", "filepath", "file"),
+)
+"""Under which names rows keep the path of their image, besides "image" and "path"."""
+
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,6 +55,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LONGEST_STREAM = 2**30
 _STRIPE = 2**22  # pixels that are converted at a time
 
 
@@ -60,10 +68,11 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
             - a path to a regular file of one of `radio.images.RASTER_FORMATS` (JPEG, PNG, WebP, TIFF, ...), told by
               its first bytes and not by its name; the content of such a file as bytes, or the file, open for reading
               in binary mode; at most `radio.images.MAX_PIXELS` pixels. The EXIF orientation is applied, and the first
-              frame is taken.
+              frame is taken. A stream that cannot be rewound is read from where it is.
             - a PIL image: of any mode that Pillow converts to RGB, and 16-bit gray. The EXIF orientation is applied,
               and the current frame is taken.
-            - a row of the `datasets` library: a dict with an ``"image"``, or with ``"bytes"`` or a ``"path"``
+            - a row of the `datasets` library or of webdataset: a dict with an ``"image"``, or with ``"bytes"`` or a
+              ``"path"``, or with one image or the path of one under another name
             - a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
             - a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W)
 
@@ -82,8 +91,12 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         TypeError: It is none of these things.
     """
     if isinstance(image, Tensor):
+        if image.ndim == 1 and image.dtype == torch.uint8:  # as torchvision.io.read_file has it
+            return load_image(plain_tensor(image).cpu().numpy(), background)
         return from_tensor(image, background)
     if isinstance(image, np.ndarray):
+        if image.ndim == 1 and image.dtype == np.uint8:
+            return load_image(image.tobytes(), background)
         return from_array(image, background)
     if isinstance(image, Image.Image):
         return _from_given_pil(image, background)
@@ -95,7 +108,7 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
             return _from_pil(opened, background, "the content")
     if isinstance(image, Mapping):
         return load_image(_of_row(image), background)
-    if callable(getattr(image, "read", None)) and callable(getattr(image, "seek", None)):
+    if callable(getattr(image, "read", None)):
         return _from_open_file(image, background)
     raise TypeError(
         "an image is a path, bytes, an open file, a PIL image, a NumPy array or a tensor, and several are a list; "
@@ -152,8 +165,8 @@ def load_images(
 
 
 def is_batch(images: Any) -> bool:
-    """Whether this is several images: a list, a tuple or another sequence (a column of `datasets`), an iterator, or an
-    array or tensor of four dimensions.
+    """Whether this is several images: a list, a tuple or anything else to go through (an iterator, a data set of
+    `datasets` or a column of it, a series of pandas), or an array or tensor of four dimensions.
 
     Raises:
         ImageError: A tensor of a kind that has no images, such as a sparse one.
@@ -161,10 +174,10 @@ def is_batch(images: Any) -> bool:
     if isinstance(images, Tensor):
         return plain_tensor(images).ndim == 4
     if isinstance(images, np.ndarray):
-        return images.ndim == 4
-    if isinstance(images, Iterator):
-        return not hasattr(images, "read")  # an open file is one image
-    return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+        return images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OU")
+    if isinstance(images, str | bytes | bytearray | memoryview | Mapping) or hasattr(images, "read"):
+        return False  # an open file is one image
+    return isinstance(images, Iterable) and getattr(images, "ndim", 1) == 1  # and no array of another library
 
 
 def as_list(images: Any) -> list[Any]:
@@ -191,6 +204,8 @@ def _from_given_pil(image: Image.Image, background: Sequence[float]) -> Tensor:
 def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
     source = image_name(file)
     try:
+        if not file.seekable():  # a pipe, or an answer of a server
+            file = io.BytesIO(_read_stream(file, source))
         file.seek(0)
         readable = isinstance(file.read(0), bytes)
     except (OSError, ValueError, TypeError) as error:
@@ -201,18 +216,53 @@ def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
         return _from_pil(opened, background, source)
 
 
+def _read_stream(file: Any, source: str) -> bytes:
+    content = file.read(_LONGEST_STREAM + 1)
+    if len(content) > _LONGEST_STREAM:
+        raise ImageError(
+            f"{source} gives more than {_LONGEST_STREAM} bytes, which no image has; save it first"
+        )
+    return bytes(content)
+
+
 def _of_row(row: Mapping[str, Any]) -> Any:
     """The image of a row of the `datasets` library, decoded or not: under one of its names, or the only one."""
     for name in ("image", "bytes", "path"):
         if row.get(name) is not None:
-            return row[name]
-    pictures = [value for value in row.values() if _is_picture(value)]
-    if len(pictures) == 1:
-        return pictures[0]
+            return _only(row[name], name)
+    for kind in (_is_picture, _is_content, _is_pixels):
+        pictures = [(name, value) for name, value in row.items() if kind(_first(value))]
+        if len(pictures) == 1:
+            name, value = pictures[0]
+            return _only(value, name)
+        if pictures:
+            break
+    else:
+        named = next((row[name] for name in _PATH_NAMES if isinstance(row.get(name), str)), None)
+        if named is not None:
+            return named
     raise TypeError(
         f"a row with an image has 'image', 'bytes' or 'path'; got dict with {list(row)[:8]}; give the column's value, "
         "row['name']"
     )
+
+
+def _first(value: Any) -> Any:
+    """The first of a list, as which some data sets keep the images of a row."""
+    return value[0] if isinstance(value, list | tuple) and value else value
+
+
+def _only(value: Any, name: Any) -> Any:
+    """The one image of a list.
+
+    Raises:
+        TypeError: It holds several, as a batch of rows does.
+    """
+    if isinstance(value, list | tuple) and len(value) != 1:
+        raise TypeError(
+            f"this dict has {len(value)} images under {name!r}; give the list itself, which is several images"
+        )
+    return _first(value)
 
 
 def _is_picture(value: Any) -> bool:
@@ -220,6 +270,16 @@ def _is_picture(value: Any) -> bool:
     if isinstance(value, Mapping):
         return {"bytes", "path"} <= value.keys()
     return isinstance(value, Image.Image)
+
+
+def _is_content(value: Any) -> bool:
+    """Whether a value of a row can be the content of a file."""
+    return isinstance(value, bytes | bytearray) and len(value) > 0
+
+
+def _is_pixels(value: Any) -> bool:
+    """Whether a value of a row can be the pixels of an image, and no box or embedding."""
+    return isinstance(value, np.ndarray | Tensor) and value.ndim == 3
 
 
 def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> Tensor:
@@ -232,9 +292,8 @@ def _from_pil(image: Image.Image, background: Sequence[float], source: str) -> T
         else:
             pixels = _eight_bits(upright, background, source)
             if of_sixteen_bits:
-                # Pillow keeps the upper 8 bits of colors, so the largest value is known up to 255.
-                highest = _brightest(upright)
-                warn_of_few_bits(256 * highest + 255 if highest else 0, source, "16 bits per color")
+                highest = _largest_of_sixteen_bits(_brightest(upright), of_ppm=image.format == "PPM")
+                warn_of_few_bits(highest, source, "16 bits per color")
             return pixels
     except ImageError:
         raise
@@ -266,9 +325,27 @@ def _eight_bits(image: Image.Image, background: Sequence[float], source: str) ->
 
 def _has_sixteen_bits(image: Image.Image) -> bool:
     """Whether a file that is not decoded yet has 16 bits per color, of which Pillow keeps 8."""
-    return image.mode in ("RGB", "RGBA", "LA") and any(
-        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
-    )
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "PPM":  # Pillow scales to the largest value that the file names
+        return any(_names_largest(tile[3]) for tile in getattr(image, "tile", ()))
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _names_largest(arguments: Any) -> bool:
+    """Whether a PPM file's decoder is told that its values go up to 65535."""
+    return isinstance(arguments, tuple) and 65535 in arguments
+
+
+def _largest_of_sixteen_bits(kept: int, of_ppm: bool) -> int:
+    """The largest value of 16 bits, as far as the 8 that Pillow keeps show it: they are the upper ones, or of a PPM file
+    what is nearest, where data of few bits is taken to use them all."""
+    if not kept:
+        return 0
+    if not of_ppm:
+        return 256 * kept + 255
+    lowest, highest = 257 * kept - 128, 257 * kept + 128
+    return next((min(highest, 2**bits - 1) for bits in (10, 12, 14) if lowest < 2**bits), highest)
 
 
 def _brightest(image: Image.Image) -> int:

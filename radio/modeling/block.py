@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,10 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017) through the fastest kernel at hand.
 
     It has timm's attributes, also those that do nothing here, so that code which takes it apart works on it.
+
+    Attributes:
+        fused_attn: Set it to False to compute the weights (B, heads, N, N) for all to see: they go through `attn_drop`,
+            where a hook finds them, as in timm. Images that are packed run fused all the same.
     """
 
     fused_attn = True
@@ -99,14 +104,32 @@ class Attention(nn.Module):
         q, k, v = qkv.unbind(0)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend = attend_all, *, attn_mask: Tensor | None = None) -> Tensor:
         """Attend among the tokens.
 
         Args:
             x: (B, N, C).
             attend: Which tokens see which; by default all N of an image see each other.
+            attn_mask: For who calls this as timm's: which of them do, (N, N) or with batch and heads before; True for
+                those that do, or what is added to the scores.
         """
-        return self.proj(rearrange(attend(*self.project(x)), "b heads n d -> b n (heads d)"))
+        q, k, v = self.project(x)
+        if attend is not attend_all:
+            attended = attend(q, k, v)
+        elif not self.fused_attn:
+            attended = self._weigh(q, k, v, attn_mask)
+        elif attn_mask is not None:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        else:
+            attended = attend_all(q, k, v)
+        return self.proj(rearrange(attended, "b heads n d -> b n (heads d)"))
+
+    def _weigh(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention step by step, through the modules that others look at."""
+        scores = q * self.scale @ k.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return self.attn_drop(scores.softmax(dim=-1)) @ v
 
 
 class Block(nn.Module):
@@ -144,11 +167,13 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim) if layer_scale else nn.Identity()
         self.drop_path2: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
-        """Run the block on tokens (B, N, C); `attend` says which tokens see which."""
-        return self.feed_forward(self.self_attention(x, attend))
+    def forward(self, x: Tensor, attend: Attend = attend_all, *, attn_mask: Tensor | None = None) -> Tensor:
+        """Run the block on tokens (B, N, C); `attend` says which tokens see which, and so does timm's `attn_mask`."""
+        return self.feed_forward(self.self_attention(x, attend, attn_mask))
 
-    def self_attention(self, x: Tensor, attend: Attend = attend_all) -> Tensor:
+    def self_attention(
+        self, x: Tensor, attend: Attend = attend_all, attn_mask: Tensor | None = None
+    ) -> Tensor:
         """The first half: attention among the tokens (B, N, C), added to them.
 
         Where all tokens see each other `attn` is called with them alone, so that users can put a module of theirs
@@ -159,7 +184,8 @@ class Block(nn.Module):
         """
         normed = self.norm1(x)
         if attend is attend_all:
-            return x + self.drop_path1(self.ls1(self.attn(normed)))
+            masked = {} if attn_mask is None else {"attn_mask": attn_mask}
+            return x + self.drop_path1(self.ls1(self.attn(normed, **masked)))
         if not isinstance(self.attn, Attention) and not _takes_attend(self.attn):
             raise TypeError(
                 f"block.attn is a {type(self.attn).__name__} that takes tokens alone; a list of images of several "

@@ -122,8 +122,8 @@ class DescribedModel(nn.Module):
 
     @property
     def summary_idxs(self) -> Tensor:
-        """The class tokens that make the summary, (n) int64. Set it to numbers of class tokens to choose others;
-        None chooses all."""
+        """The class tokens that make the summary, (n) int64. Set it to numbers of class tokens to choose others, or to
+        a boolean tensor with one value for each; None chooses all."""
         return torch.tensor(self._summary_idxs)
 
     @summary_idxs.setter
@@ -131,7 +131,7 @@ class DescribedModel(nn.Module):
         if isinstance(numbers, int):
             numbers = (numbers,)
         elif isinstance(numbers, Tensor):
-            numbers = numbers.flatten()
+            numbers = numbers.nonzero().flatten() if numbers.dtype == torch.bool else numbers.flatten()
         chosen = range(self.num_cls_tokens) if numbers is None else numbers
         idxs = tuple(int(number) for number in chosen)
         count = max(self.num_cls_tokens, 1)
@@ -171,6 +171,13 @@ class DescribedModel(nn.Module):
         """
         step = self.min_resolution_step
         return Resolution(*(max(round(float(side) / step), 1) * step for side in (height, width)))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Give PyTorch's `state_dict` what this module itself holds: ``summary_idxs``, as in the public code, where
+        others were chosen than the config has."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._summary_idxs != self._config.summary_idxs:
+            destination[f"{prefix}summary_idxs"] = torch.tensor(self._summary_idxs, device=self.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Take what PyTorch's `load_state_dict` found for this module.

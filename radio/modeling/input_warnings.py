@@ -15,7 +15,8 @@ from radio.modeling.outputs import Resolution
 _FAR = 4
 _DIVIDED_TWICE = 1.001 / 255
 _ROUNDING = 0.02
-"""Resizing filters overshoot a little."""
+_OVERSHOOT = 0.25
+"""Resizing filters overshoot: a little, and without antialiasing more."""
 
 
 class InputWarnings:
@@ -50,6 +51,8 @@ class InputWarnings:
             mistake = "look for a division by zero or an overflow where they were made"
         elif low >= -_ROUNDING and high > 2:
             mistake = "divide pixels of 0 to 255 by 255"
+        elif low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+            mistake = "clamp what a bicubic resize overshoots, x.clamp(0, 1)"
         elif low < 0:
             mistake = "give pixels that are not normalized: the model does that itself"
         else:

@@ -29,12 +29,13 @@ def read_calibration(images: Any, network: RADIONetwork) -> list[Tensor]:
         ValueError: There are none, or only one.
         ImageError: One cannot be read.
     """
-    if not is_batch(images) or not len(images):
+    several = as_list(images) if is_batch(images) else []
+    if not several:
         raise ValueError("calibration= is a list of images like those to come, 50 to 300 of them")
     sides = (_SMALL, _SMALL, min(network.preferred_resolution))
     step = network.min_resolution_step
     read = []
-    for number, image in enumerate(as_list(images)):
+    for number, image in enumerate(several):
         side = network.get_nearest_supported_resolution(*2 * (sides[number % len(sides)],)).height
         read.append(
             resize_image(load_image(image), f"crop:{side}x{side}", step=step, patch_size=network.patch_size)

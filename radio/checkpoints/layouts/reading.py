@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from radio.checkpoints.describe import summary_idxs_of, summary_names_of
 from radio.checkpoints.guard import refuse_malformed
 from radio.checkpoints.hub_repo import config_to_json, read_hub_content
 from radio.checkpoints.layouts.descriptions import Description
@@ -74,8 +75,14 @@ def _understand_own(config: RadioConfig, tensors: dict[str, Tensor], source: str
     dtypes = {value.dtype for name, value in tensors.items() if name != "summary_idxs"}
     if len(dtypes) == 1:
         fields["args"]["dtype"] = str(dtypes.pop()).removeprefix("torch.")
-    idxs = torch.tensor(config.summary_idxs, dtype=torch.int64)
-    return RawCheckpoint(fields["args"], {**tensors, "summary_idxs": idxs}, fields, stated=config)
+    stored = tensors.get("summary_idxs")
+    if stored is None:
+        stored = torch.tensor(config.summary_idxs, dtype=torch.int64)
+    else:  # chosen after the model had its config
+        idxs = summary_idxs_of(stored, list(config.teachers), True, config.num_cls_tokens, source)
+        names = summary_names_of(list(config.teachers), idxs)
+        config = replace(config, summary_idxs=idxs, summary_names=names)
+    return RawCheckpoint(fields["args"], {**tensors, "summary_idxs": stored}, fields, stated=config)
 
 
 def check_stated(described: RadioConfig, stated: RadioConfig | None, source: str) -> None:

@@ -182,6 +182,15 @@ def _explain(names: Iterable[str], source: str | Path) -> None:
             f"{source} holds a RADIO model under {listing(map(repr, sorted(others)), 6)}, which does not say that it "
             "is the one to use; save its state dict in a file of its own"
         )
+    refuse_vit_alone(names, source)
+
+
+def refuse_vit_alone(names: Iterable[str], source: str | Path) -> None:
+    """Refuse the state dict of a model's backbone.
+
+    Raises:
+        CheckpointError: It is one.
+    """
     bare = sorted(
         name.removesuffix("patch_generator.pos_embed")
         for name in names
@@ -190,5 +199,6 @@ def _explain(names: Iterable[str], source: str | Path) -> None:
     if bare:
         raise CheckpointError(
             f"{source} holds the ViT alone ({brief(bare[0] + 'patch_generator.pos_embed')}), without the input "
-            "conditioner and the rest of the model; save model.state_dict() of the whole model"
+            "conditioner and the rest of the model; save model.state_dict() of the whole model, or load the model that "
+            "it was trained from and call model.model.load_state_dict(...)"
         )

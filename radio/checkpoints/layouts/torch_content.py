@@ -12,7 +12,7 @@ from torch import Tensor
 from radio.checkpoints.guard import brief, listing
 from radio.checkpoints.hub_repo import CONFIG, read_json
 from radio.checkpoints.layouts.descriptions import Description, find_description, is_arguments, is_own
-from radio.checkpoints.layouts.roots import find_roots, is_teacher
+from radio.checkpoints.layouts.roots import find_roots, is_teacher, refuse_vit_alone
 from radio.checkpoints.plain import plain_fields
 from radio.errors import CheckpointError
 
@@ -106,6 +106,8 @@ def _undescribed(content: Mapping[str, Any], path: Path) -> CheckpointError:
     if not isinstance(state, Mapping) or not find_roots(
         [n for n in state if isinstance(n, str)], anywhere=True
     ):
+        names = state if isinstance(state, Mapping) else ()
+        refuse_vit_alone([name for name in names if isinstance(name, str)], path)
         return _not_ours(content, path)
     return CheckpointError(
         f"{path} holds weights but nothing that describes the model. Put the config.json that belongs to them beside "
