@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from torch import nn
 
-from radio import load_model
+from radio import CheckpointError, load_model
 
 ENTRY_POINTS = [
     "radio_model",
@@ -438,7 +438,7 @@ def test_summary_from_chosen_class_tokens(checkpoint, image):
     assert torch.equal(chosen, summary[:, 64:128])
     assert torch.equal(same, features)
     assert model.summary_dim == 64
-    for one in (2, torch.tensor(2)):
+    for one in (2, torch.tensor(2), torch.tensor([False, False, True, False])):
         model.summary_idxs = one
         assert model.summary_idxs.tolist() == [2]
 
@@ -451,6 +451,32 @@ def test_state_dicts_of_the_public_code_have_the_summary_too(checkpoint):
     outer = nn.ModuleDict({"backbone": hub_load(checkpoint)})
     outer.load_state_dict({f"backbone.{name}": value for name, value in state.items()})
     assert outer["backbone"].summary_dim == 2 * 64
+
+
+def test_a_chosen_summary_is_saved_with_the_weights(checkpoint, image, tmp_path):
+    """As the buffer of the public code; where nothing was chosen, the config says it."""
+    model, x = hub_load(checkpoint).eval(), F.interpolate(image, (64, 96))
+    assert "summary_idxs" not in model.state_dict()
+    model.summary_idxs = torch.tensor([2, 0])
+    state = model.state_dict()
+    assert state["summary_idxs"].tolist() == [2, 0]
+    again = hub_load(checkpoint)
+    assert not any(again.load_state_dict(state))
+    assert torch.equal(again(x).summary, model(x).summary)
+    for change in (lambda name, v: (name, v), lambda name, v: (f"module.{name}", v.half())):
+        renamed = dict(change(name, value) for name, value in state.items())
+        torch.save({"state_dict": renamed, "config": model.config.to_dict()}, tmp_path / "mine.pth")
+        loaded = load_model(tmp_path / "mine.pth", device="cpu", dtype="float32")
+        assert loaded.config.summary_idxs == (2, 0) and loaded.config.summary_names == ("dino_v2", "clip")
+        assert torch.allclose(loaded(x).summary, model(x).summary, rtol=0, atol=0.02)
+    model.save_pretrained(tmp_path / "folder")
+    assert torch.equal(load_model(tmp_path / "folder", device="cpu")(x).summary, model(x).summary)
+    torch.save(
+        {"state_dict": {**state, "summary_idxs": torch.tensor([9])}, "config": model.config.to_dict()},
+        tmp_path / "bad.pth",
+    )
+    with pytest.raises(CheckpointError, match=r"class tokens \(9\), but there are 4"):
+        load_model(tmp_path / "bad.pth", device="cpu")
 
 
 def test_unknown_versions_list_the_known_ones():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from radio import CheckpointError, DownloadError, load_model
+from radio import CheckpointError, DownloadError, RADIOModel, load_model
 from radio.checkpoints import read_checkpoint, read_content
 
 
@@ -217,3 +218,57 @@ def test_folders_without_a_config_are_answered(reference, tmp_path):
     assert "put the one that belongs to mine.safetensors beside it" in message()
     (tmp_path / "mine.pth").write_bytes(b"")
     assert "give the path of a file in it: mine.pth" in message()
+
+
+def test_arguments_of_transformers(reference):
+    """`from_pretrained` as code for transformers' AutoModel calls it."""
+    folder = reference / "hf_repo"
+    model = RADIOModel.from_pretrained(
+        folder,
+        torch_dtype=torch.bfloat16,
+        device_map="cpu",
+        low_cpu_mem_usage=True,
+        attn_implementation="sdpa",
+        trust_remote_code=True,
+        force_download=False,
+    )
+    assert (model.dtype, model.device.type) == (torch.bfloat16, "cpu")
+    for placement in ("auto", {"": "cpu"}, torch.device("cpu")):
+        model = load_model(folder, device_map=placement, torch_dtype="auto")
+        assert model.dtype == torch.float32
+    model = RADIOModel.from_pretrained(reference, subfolder="hf_repo", device="cpu", dtype="half")
+    assert model.dtype == torch.float16
+    for options, message in (
+        ({"device_map": {"model": "cpu", "adaptors": "disk"}}, "in parts.*accelerate.dispatch_model"),
+        ({"device_map": 7}, "the device '.*7' cannot be used here"),
+        ({"output_loading_info": True}, "output_loading_info=True is not supported"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RADIOModel.from_pretrained(folder, **options)
+    with pytest.raises(TypeError, match=r"no argument 'torch_dtypes'; .* did you mean 'dtype'"):
+        RADIOModel.from_pretrained(folder, torch_dtypes="float16")
+
+
+def test_arguments_of_save_pretrained_in_transformers(path, tmp_path):
+    model = load_model(path, device="cpu")
+    model.save_pretrained(tmp_path / "model", safe_serialization=True, max_shard_size="5GB")
+    assert load_model(tmp_path / "model", device="cpu").patch_size == 16
+    with pytest.raises(ValueError, match="safetensors only"):
+        model.save_pretrained(tmp_path / "other", safe_serialization=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_tower_in_a_subfolder_of_a_repository(reference, tmp_path):
+    """As vision-language models keep it, from the layout of huggingface_hub's cache."""
+    repository, commit = tmp_path / "models--owner--vlm", 40 * "a"
+    tower = repository / "snapshots" / commit / "vision_tower"
+    shutil.copytree(reference / "hf_repo", tower)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    options = {"cache_dir": tmp_path, "local_files_only": True, "device": "cpu"}
+    model = load_model("owner/vlm", subfolder="vision_tower", **options)
+    assert model.checkpoint_path == tower
+    with pytest.raises(DownloadError, match="hf download owner/vlm tower/config.json"):
+        load_model("owner/vlm", subfolder="tower", **options)
+    with pytest.raises(ValueError, match="'radio_v2.5-l' is a version"):
+        load_model("radio_v2.5-l", subfolder="vision_tower", **options)

@@ -230,8 +230,8 @@ def write_hub_repo(
     ``preprocessor_config.json``.
 
     All files are written beside their place and then renamed, so that an interrupted call leaves nothing half
-    written and a model may be saved over the files that it is mapped from. Config and weights name each other, so that a call that is
-    killed between the two leaves a folder that is refused, not one that gives other numbers.
+    written and a model may be saved over the files that it is mapped from. Config and weights name each other, so
+    that a call that is killed between the two leaves a folder that is refused, not one that gives other numbers.
 
     Args:
         folder: Made if it does not exist.

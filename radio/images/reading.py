@@ -204,20 +204,31 @@ def _from_given_pil(image: Image.Image, background: Sequence[float]) -> Tensor:
 def _from_open_file(file: Any, background: Sequence[float]) -> Tensor:
     source = image_name(file)
     try:
-        if not file.seekable():  # a pipe, or an answer of a server
+        if not isinstance(file.read(0), bytes):
+            raise ImageError(f"{source} is open as text; open it in binary mode, open(path, 'rb')")
+        if _rewinds(file):
+            file.seek(0)
+        else:
             file = io.BytesIO(_read_stream(file, source))
-        file.seek(0)
-        readable = isinstance(file.read(0), bytes)
+    except ImageError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise ImageError(f"{source} cannot be read as an image: {reason(error)}") from error
-    if not readable:
-        raise ImageError(f"{source} is open as text; open it in binary mode, open(path, 'rb')")
     with decode(file, source) as opened:
         return _from_pil(opened, background, source)
 
 
+def _rewinds(file: Any) -> bool:
+    """Whether it is a file, and no pipe and no answer of a server."""
+    if not hasattr(file, "seek"):
+        return False
+    return not hasattr(file, "seekable") or file.seekable()  # temporary files have none before Python 3.11
+
+
 def _read_stream(file: Any, source: str) -> bytes:
-    content = file.read(_LONGEST_STREAM + 1)
+    content = bytearray()
+    while part := file.read(_LONGEST_STREAM + 1 - len(content)):
+        content += part
     if len(content) > _LONGEST_STREAM:
         raise ImageError(
             f"{source} gives more than {_LONGEST_STREAM} bytes, which no image has; save it first"
@@ -338,8 +349,8 @@ def _names_largest(arguments: Any) -> bool:
 
 
 def _largest_of_sixteen_bits(kept: int, of_ppm: bool) -> int:
-    """The largest value of 16 bits, as far as the 8 that Pillow keeps show it: they are the upper ones, or of a PPM file
-    what is nearest, where data of few bits is taken to use them all."""
+    """The largest value of 16 bits, as far as the 8 that Pillow keeps show it: they are the upper ones, or the nearest
+    of a PPM file, where data of few bits is taken to use them all."""
     if not kept:
         return 0
     if not of_ppm:

@@ -7,13 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from radio import CheckpointError, RadioConfig, RADIOModel, load_model
 from radio.checkpoints import read_checkpoint, read_content
@@ -245,3 +249,39 @@ def test_content_of_every_layout(reference, tmp_path):
         load_file(tmp_path / "saved" / "model.safetensors").keys()
         == read_content(tmp_path / "saved")["state_dict"].keys()
     )
+
+
+def test_what_looks_like_weights_is_answered_with_what_works(model, tmp_path):
+    """Each advice is followed, and the model is the same."""
+    config = json.dumps(model.config.to_dict())
+    state = model.state_dict()
+
+    bare = tmp_path / "bare" / "tower.safetensors"
+    bare.parent.mkdir()
+    save_file(state, bare)
+    (bare.parent / "other.pth").touch()
+    with pytest.raises(CheckpointError, match=r"tower.safetensors has no config.json beside it.*json.dump"):
+        load_model(bare)
+    (bare.parent / "config.json").write_text(config)
+    assert torch.equal(load_model(bare, device="cpu")(X).features, model(X).features)
+
+    alone = {f"backbone.{name}": value for name, value in model.model.state_dict().items()}
+    for content in (model.model.state_dict(), {"state_dict": alone, "epoch": 3}):
+        torch.save(content, tmp_path / "vit.pth")
+        with pytest.raises(CheckpointError, match=r"the ViT alone .* model\.model\.load_state_dict"):
+            load_model(tmp_path / "vit.pth")
+
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.rand(1, 2)), tmp_path / "traced.pt")
+    with pytest.raises(CheckpointError, match="a traced or exported program, not weights"):
+        load_model(tmp_path / "traced.pt")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one process without a process group
+        torch.distributed.checkpoint.save({"model": state}, checkpoint_id=tmp_path / "parts")
+    with pytest.raises(CheckpointError, match=r"dcp_to_torch \S*parts model\.pth.*config\.json beside"):
+        load_model(tmp_path / "parts")
+    (tmp_path / "whole").mkdir()
+    dcp_to_torch_save(tmp_path / "parts", tmp_path / "whole" / "model.pth")  # what the command calls
+    (tmp_path / "whole" / "config.json").write_text(config)
+    again = load_model(tmp_path / "whole" / "model.pth", device="cpu")
+    assert torch.equal(again(X).features, model(X).features)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -286,3 +287,37 @@ def test_packed_frames_that_a_model_cannot_take(reference, tmp_path):
         video(torch.rand(1, 9, 64, 64))
     with pytest.raises(ValueError, match=r"do not run together, got \[3, 6\] channels"):
         video([frames[0], torch.rand(6, 64, 64)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("windows", [None, 4])
+def test_the_image_processor_of_a_folder(reference, windows, photos, tmp_path):
+    """`AutoImageProcessor` opens what was saved, and makes what both classes take."""
+    model = load_model(reference / "v2_5" / "checkpoint.pth.tar", device="cpu", vitdet_window_size=windows)
+    small = replace(model.config, preferred_resolution=(120, 120))
+    model._config = small
+    model.save_pretrained(tmp_path)
+    side = 128
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    inputs = processor(images=[Image.open(path) for path in photos[:2]], return_tensors="pt")
+    pixels = inputs["pixel_values"]
+    assert pixels.shape == (2, 3, side, side)
+    assert 0 <= pixels.min() < 0.2 and 0.8 < pixels.max() <= 1
+    encoded = model.encode(photos[:2], size=f"crop:{side}x{side}")
+    for number, encoding in enumerate(encoded):
+        similarity = torch.cosine_similarity(model(pixels).features[number], encoding.features[0], dim=-1)
+        assert similarity.min() > 0.999
+    if windows is None:
+        theirs = _native(tmp_path)(**inputs)
+        for a, b in zip(model(pixels), (theirs.summary, theirs.features), strict=True):
+            assert (a - b).abs().max() <= 2e-5 * a.abs().max()
+
+
+@pytest.mark.parametrize("name", ["dinov2_giant", "eradio", "radio1d"])
+def test_every_family_has_an_image_processor(reference, name, photos, tmp_path):
+    model = load_model(reference / name / "checkpoint.pth.tar", device="cpu")
+    model.save_pretrained(tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    height, width = processor(images=Image.open(photos[0]), return_tensors="pt")["pixel_values"].shape[-2:]
+    assert height == width and height % model.min_resolution_step == 0
+    assert abs(height - min(model.preferred_resolution)) < model.min_resolution_step

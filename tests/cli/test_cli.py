@@ -360,7 +360,11 @@ def test_convert_gives_the_same_model(name: str, reference: Path, tmp_path: Path
     out = tmp_path / "converted"
     assert main(["convert", str(source), str(out)]) == 0
     before, after = load_model(source), load_model(out)
-    assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
     assert {a.name: a for a in before.config.adaptors}.keys() == {
         a.name: a for a in after.config.adaptors
     }.keys()

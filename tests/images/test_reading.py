@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +344,139 @@ def test_heic_needs_its_package_and_says_so(tmp_path: Path, photo: Path) -> None
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(ImageError, match="HEIC"):
         load_image(path)
+
+
+def _jpeg(photo: Path) -> bytes:
+    content = io.BytesIO()
+    Image.open(photo).resize((48, 32)).save(content, "JPEG")
+    return content.getvalue()
+
+
+class _Answer(io.RawIOBase):
+    """An answer of a server: it comes in pieces and cannot be rewound."""
+
+    def __init__(self, content: bytes) -> None:
+        self.left = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = min(len(buffer), 100)
+        part, self.left = self.left[:count], self.left[count:]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+class _Minimal:
+    """Only what some storage clients have."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
+def test_streams_and_encoded_arrays(photo: Path, tmp_path: Path) -> None:
+    content = _jpeg(photo)
+    expected = load_image(content)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.jpg", content)
+    source, sink = os.pipe()
+    os.write(sink, content[:60_000])
+    os.close(sink)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, os.fdopen(source, "rb", buffering=0) as pipe:
+        for given in (
+            pipe,
+            archive.open("a.jpg"),
+            _Answer(content),
+            _Minimal(content),
+            memoryview(content),
+            np.frombuffer(content, np.uint8),  # as cv2.imencode gives it
+            torch.frombuffer(bytearray(content), dtype=torch.uint8),  # as torchvision.io.read_file
+        ):
+            assert torch.equal(load_image(given), expected)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="open as text"):
+        load_image(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="not an image"):
+        load_image(np.zeros(100, np.uint8))
+    with pytest.raises(ImageError, match=r"data URI.*b64decode"):
+        load_image("data:image/jpeg;base64,/9j/4AAQ")
+
+
+def test_rows_as_data_sets_have_them(photo: Path) -> None:
+    content, path = _jpeg(photo), str(photo)
+    small = load_image(content)
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    for row in (
+        {"jpg": content, "txt": "a caption", "__key__": "0001"},  # webdataset
+        {"image_bytes": content, "label": 3},
+        {"img": pixels, "label": 3},
+        {"pixels": torch.from_numpy(pixels.copy()).permute(2, 0, 1), "box": torch.rand(1, 4)},
+        {"images": [Image.open(io.BytesIO(content))], "messages": []},  # vision-language data
+        {"image": [content]},
+        {"png": Image.open(io.BytesIO(content)), "boxes": np.zeros((1, 2, 3))},
+    ):
+        assert torch.equal(load_image(row), small), list(row)
+    whole = load_image(path)
+    for name in ("image_path", "file_name", "filepath", "file"):
+        assert torch.equal(load_image({name: path, "label": 3, "caption": "a path"}), whole)
+    for row, message in (
+        ({"image": [content, content]}, "has 2 images under 'image'; give the list itself"),
+        ({"left": content, "right": content}, r"row\['name'\]"),
+        ({"rgb": pixels, "depth": pixels}, r"row\['name'\]"),
+        ({"embedding": np.zeros(8), "box": np.zeros((2, 4)), "caption": path}, r"row\['name'\]"),
+        ({"image": None}, r"row\['name'\]"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            load_image(row)
+
+
+def test_several_images_in_any_container(photo: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    datasets = pytest.importorskip("datasets")
+    paths = [str(photo)] * 2
+    rows = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image())
+    for several in (
+        rows,
+        rows.to_iterable_dataset(),
+        pandas.Series(paths),
+        np.array(paths),
+        np.array(paths, object),
+        dict.fromkeys([paths[0], photo]).keys(),
+    ):
+        assert len(load_images(several)) == 2
+
+    class OtherLibrary:
+        """An array of one image, whose rows are no images."""
+
+        ndim = 3
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return iter(np.zeros((4, 4, 3), np.uint8))
+
+    with pytest.raises(TypeError, match="got OtherLibrary"):
+        load_images(OtherLibrary())  # type: ignore[arg-type]
+
+
+def _ppm(path: Path, values: np.ndarray, largest: int) -> Path:
+    height, width = values.shape[:2]
+    path.write_bytes(b"P6 %d %d %d\n" % (width, height, largest) + values.astype(">u2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_few_bits_in_a_color_ppm_are_said(bits: int, tmp_path: Path) -> None:
+    values = np.linspace(0, 2**bits - 1, 192).astype(np.uint16).reshape(8, 8, 3)
+    with pytest.warns(UserWarning, match=f"no value above {2**bits - 1}: it looks like {bits}-bit data"):
+        load_image(_ppm(tmp_path / "scan.ppm", values, 65535))
+
+
+def test_ppm_files_that_name_their_largest_value_are_scaled(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    values = np.linspace(0, 4095, 192).astype(np.uint16).reshape(8, 8, 3)
+    pixels = load_image(_ppm(tmp_path / "camera.ppm", values, 4095))
+    expected = torch.from_numpy(values / 4095).permute(2, 0, 1).float()
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=0.5 / 255 + 1e-6)
+    load_image(_ppm(tmp_path / "dark.ppm", values // 16, 4095))  # dark, and right
+    load_image(_ppm(tmp_path / "bright.ppm", values * 16, 65535))
+    assert not recwarn.list

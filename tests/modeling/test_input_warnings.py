@@ -27,6 +27,7 @@ def _good() -> torch.Tensor:
         (lambda x: (x - 0.45) / 0.225, "not normalized: the model does that itself"),
         (lambda x: x * 2 - 1, "not normalized"),
         (lambda x: x * 1.5, "scale them"),
+        (lambda x: x * 1.3 - 0.15, r"bicubic resize overshoots, x\.clamp\(0, 1\)"),
         (lambda x: x / 255, "divided by 255 twice"),
         (lambda x: x / 0, "division by zero"),
     ],

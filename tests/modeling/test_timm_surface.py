@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from timm.utils import AttentionExtract
 from torch import nn
 
 from radio import load_model
@@ -89,6 +90,45 @@ def test_attention_can_be_taken_apart(model, x):
     by_hand = tokens + block.drop_path1(block.ls1(attended))
     by_hand = by_hand + block.drop_path2(block.ls2(block.mlp(block.norm2(by_hand))))
     torch.testing.assert_close(by_hand, block(tokens), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_weights_of_attention_are_there_to_be_seen(model, x):
+    """timm's own extractor hooks `attn_drop`, which sees them where attention is not fused."""
+    vit = model.model
+    expected = vit.forward_features(x)
+    for block in vit.blocks:
+        block.attn.fused_attn = False
+    maps = AttentionExtract(vit, method="hook", names=["*attn.attn_drop"])(x)
+    tokens = expected.shape[1]
+    assert list(maps) == [f"{_prefix(vit)}blocks.{i}.attn.attn_drop" for i in range(len(vit.blocks))]
+    for weights in maps.values():
+        assert weights.shape == (2, model.config.num_heads, tokens, tokens)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        vit.forward_features(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+def _prefix(vit: nn.Module) -> str:
+    return "inner." if hasattr(vit, "inner") else ""
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_among_some_tokens(model, fused):
+    """timm's `attn_mask`: as if the tokens that it leaves out were not there."""
+    block = model.model.blocks[0]
+    block.attn.fused_attn = fused
+    tokens = torch.randn(2, 9, model.embed_dim, generator=torch.Generator().manual_seed(1))
+    allowed = torch.ones(9, 9, dtype=torch.bool)
+    allowed[:, 6:] = False
+    added = torch.zeros(9, 9).masked_fill(~allowed, float("-inf"))
+    for part in (block, block.attn):
+        expected = part(tokens[:, :6])
+        for mask in (allowed, added):
+            torch.testing.assert_close(part(tokens, attn_mask=mask)[:, :6], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part(tokens, attn_mask=None), part(tokens), rtol=0, atol=0)
 
 
 def test_gradient_checkpointing_changes_no_gradient(model, x):
