@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "interchange.md").read_text(encoding="utf-8")
 
 
-def test_snippets_run(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(
+    reference: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("transformers", minversion="5.24")
     monkeypatch.chdir(tmp_path)
+    shutil.copy(photos[0], "photo.jpg")
     vlm = tmp_path / "path" / "to" / "vlm"
     vlm.mkdir(parents=True)
     config = json.loads((reference / "hf_repo" / "config.json").read_text())

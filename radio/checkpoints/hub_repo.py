@@ -50,10 +50,6 @@ _UNREADABLE = (
     NotImplementedError,
 )
 _LARGEST_JSON = 4 * 2**20
-_WITHOUT_CONFIG = (
-    ", which says what shapes the model; put the one that belongs to the weights there, or write one with the model "
-    "that they were trained from: json.dump(model.config.to_dict(), file)"
-)
 
 
 def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
@@ -70,7 +66,7 @@ def read_hub_content(path: Path) -> tuple[Description, dict[str, Tensor]]:
     """
     folder = path if path.is_dir() else path.parent
     if folder != path and not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{path} has no {CONFIG} beside it{_WITHOUT_CONFIG}")
+        raise CheckpointError(f"{path} has no {CONFIG}{_put_it_beside(path.name)}")
     description = describe_folder(folder)
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder, description) if path.is_dir() else [path]:
@@ -111,7 +107,7 @@ def _instead_of(folder: Path) -> str:
         return f"; give the path of a file in it: {listing(files, 6)}"
     weights = _other_weights(folder, "*.safetensors", "*.bin")
     if weights:
-        return f" beside {listing(weights, 3)}{_WITHOUT_CONFIG}"
+        return _put_it_beside(listing(weights, 3))
     if (folder / _DISTRIBUTED).is_file():
         return (
             "; it looks like a distributed checkpoint: make one file of it, python -m "
@@ -123,6 +119,13 @@ def _instead_of(folder: Path) -> str:
     if inside:
         return f"; give the folder that has one: {listing(sorted(inside), 3)}"
     return "; give a folder with config.json and model.safetensors, or the path of a weights file"
+
+
+def _put_it_beside(weights: str) -> str:
+    return (
+        f", which says what shapes the model; put the one that belongs to {weights} beside it, or write one with the "
+        "model that the weights were trained from: json.dump(model.config.to_dict(), file)"
+    )
 
 
 def _other_weights(folder: Path, *patterns: str) -> list[str]:
@@ -260,9 +263,9 @@ def write_hub_repo(
             raise OSError(f"{folder / WEIGHTS} cannot be written ({short_reason(error)})") from error
         (place / CONFIG).write_text(_to_text(content), encoding="utf-8")
         (place / PREPROCESSOR).write_text(_to_text(_preprocessor(config)), encoding="utf-8")
-        move(place / PREPROCESSOR, folder / PREPROCESSOR)
         move(place / WEIGHTS, folder / WEIGHTS)
         move(place / CONFIG, folder / CONFIG)
+        move(place / PREPROCESSOR, folder / PREPROCESSOR)
 
 
 def _sort_metadata(weights: Path, metadata: dict[str, str]) -> None:

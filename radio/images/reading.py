@@ -91,8 +91,9 @@ def load_image(image: ImageInput, background: Sequence[float] = WHITE) -> Tensor
         TypeError: It is none of these things.
     """
     if isinstance(image, Tensor):
-        if image.ndim == 1 and image.dtype == torch.uint8:  # as torchvision.io.read_file has it
-            return load_image(plain_tensor(image).cpu().numpy(), background)
+        plain = plain_tensor(image)
+        if plain.ndim == 1 and plain.dtype == torch.uint8:  # as torchvision.io.read_file has it
+            return load_image(plain.cpu().numpy(), background)
         return from_tensor(image, background)
     if isinstance(image, np.ndarray):
         if image.ndim == 1 and image.dtype == np.uint8:

@@ -132,6 +132,7 @@ def test_saving_over_the_folder_it_was_loaded_from(folder):
         "cases.safetensors",
         "config.json",
         "model.safetensors",
+        "preprocessor_config.json",
     ]
 
 

@@ -94,7 +94,7 @@ def test_weights_that_were_changed_on_purpose(saved):
 def test_a_folder_written_twice_has_the_same_bytes(saved, tmp_path):
     for again in (tmp_path / str(number) for number in range(6)):
         load_model(saved, device="cpu").save_pretrained(again)
-        for name in ("config.json", "model.safetensors"):
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             assert (saved / name).read_bytes() == (again / name).read_bytes()
 
 
