@@ -220,6 +220,15 @@ def test_folders_without_a_config_are_answered(reference, tmp_path):
     assert "give the path of a file in it: mine.pth" in message()
 
 
+def test_a_folder_of_adapters_is_answered(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"adapters of peft.*PeftModel.from_pretrained\(model, folder\)"
+    ):
+        load_model(tmp_path, device="cpu")
+
+
 def test_arguments_of_transformers(reference):
     """`from_pretrained` as code for transformers' AutoModel calls it."""
     folder = reference / "hf_repo"

@@ -6,7 +6,7 @@ Whatever can be read off the tensors is read off the tensors; the arguments give
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -253,7 +253,7 @@ def _num_cls_tokens(
 
 
 def summary_idxs_of(
-    stored: Tensor | None, teachers: list[dict[str, Any]], per_teacher: bool, num_cls: int, source: str
+    stored: Tensor | None, teachers: Sequence[Mapping[str, Any]], per_teacher: bool, num_cls: int, source: str
 ) -> tuple[int, ...]:
     """The class tokens that make the summary: those the repository stores, or the first of each teacher's."""
     if stored is not None and stored.numel() > num_cls:
@@ -276,7 +276,7 @@ def summary_idxs_of(
     return idxs
 
 
-def summary_names_of(teachers: list[dict[str, Any]], summary_idxs: tuple[int, ...]) -> tuple[str, ...]:
+def summary_names_of(teachers: Sequence[Mapping[str, Any]], summary_idxs: tuple[int, ...]) -> tuple[str, ...]:
     """The teachers that the class tokens of the summary were trained for."""
     return tuple(teachers[i]["name"] if i < len(teachers) else str(i) for i in summary_idxs)
 

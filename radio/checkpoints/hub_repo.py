@@ -34,6 +34,7 @@ INDEX = "model.safetensors.index.json"
 OLD_WEIGHTS = "pytorch_model.bin"
 OLD_INDEX = "pytorch_model.bin.index.json"
 _DISTRIBUTED = ".metadata"
+_ADAPTERS = "adapter_config.json"
 _PREFIX = "radio_model."
 _WITH_CPE = ("cpe", "dinov2", "radio1d")
 _PAIR = "config_id"
@@ -95,7 +96,8 @@ def describe_folder(folder: Path) -> Description:
     if description is None:
         raise CheckpointError(
             f"{source} does not describe a RADIO model: it has no 'args', is none of transformers' RadioModel, and no "
-            "part of it is"
+            "part of it is. Of a larger model with a RADIO tower, put the config.json of the tower's own repository "
+            "into it as 'vision_config'"
         )
     return description
 
@@ -105,6 +107,11 @@ def _instead_of(folder: Path) -> str:
     files = _other_weights(folder, "*.pth.tar", "*.pth", "*.pt", "*.ckpt")
     if files:
         return f"; give the path of a file in it: {listing(files, 6)}"
+    if (folder / _ADAPTERS).is_file():
+        return (
+            f"; it holds adapters of peft, {_ADAPTERS}: load the model that they were trained on, and put them on it, "
+            "peft.PeftModel.from_pretrained(model, folder)"
+        )
     weights = _other_weights(folder, "*.safetensors", "*.bin")
     if weights:
         return _put_it_beside(listing(weights, 3))

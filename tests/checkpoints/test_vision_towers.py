@@ -103,6 +103,38 @@ def test_only_the_shards_of_the_tower_are_needed(reference, tower, tmp_path):
         load_model(tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("constants", [{}, {"norm_mean": [0.5, 0.4, 0.3], "norm_std": [0.1, 0.2, 0.3]}])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_tower_without_a_conditioner(reference, tower, constants, inside, tmp_path):
+    """The larger model's preprocessor normalizes; its config may say how."""
+    config, tensors = tower
+    fields = {"vision_config": {**config, **constants}} if inside else {"vision_config": config, **constants}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    placed = {f"vision_model.{n}": v for n, v in tensors.items() if "input_conditioner" not in n}
+    _save(tmp_path, [{**_language(), **placed}])
+    model, original = (load_model(p, device="cpu") for p in (tmp_path, reference / "hf_repo"))
+    conditioner = model.make_preprocessor_external()
+    mean = constants.get("norm_mean", original.input_conditioner.norm_mean.flatten().tolist())
+    std = constants.get("norm_std", original.input_conditioner.norm_std.flatten().tolist())
+    assert conditioner.norm_mean.flatten().tolist() == pytest.approx(mean, abs=1e-6)
+    assert conditioner.norm_std.flatten().tolist() == pytest.approx(std, abs=1e-6)
+    x = torch.rand(1, 3, 96, 64)
+    assert torch.equal(model(original.input_conditioner(x)).features, original(x).features)
+
+
+def test_a_tower_that_nothing_describes(reference, tower, tmp_path):
+    """As in LLaVA's first checkpoints, whose config only names the tower; the advice is followed."""
+    config, tensors = tower
+    (tmp_path / "config.json").write_text(json.dumps({"mm_vision_tower": "nvidia/C-RADIOv3-B"}))
+    _save(tmp_path, [{**_language(), **{f"model.vision_tower.{n}": v for n, v in tensors.items()}}])
+    with pytest.raises(
+        CheckpointError, match="put the config.json of the tower's own repository into it as 'vis"
+    ):
+        load_model(tmp_path, device="cpu")
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": config}))
+    _assert_is_the_tower(tmp_path, reference)
+
+
 def test_two_towers_are_not_guessed_between(tower, tmp_path):
     config, tensors = tower
     both = {f"{side}.{n}": v.clone() for side in ("left", "right") for n, v in tensors.items()}

@@ -12,6 +12,9 @@ from radio.errors import CheckpointError
 Kind = Literal["own", "repository", "transformers"]
 
 _OWN = frozenset({"architecture", "layout", "embed_dim", "grid_size"})
+_OF_PREPROCESSOR = ("norm_mean", "norm_std")
+"""What larger models say beside the description of their tower."""
+
 _DEEPEST = 4
 
 
@@ -50,7 +53,8 @@ def find_description(content: Mapping[str, Any], source: str) -> Description | N
         kind = _kind(fields)
         if kind is not None:
             dtype = fields.get("dtype") or content.get("dtype") or content.get("torch_dtype")
-            return Description(kind, {**fields, "dtype": dtype}, nested=True)
+            around = {name: content[name] for name in _OF_PREPROCESSOR if name in content}
+            return Description(kind, {**around, **fields, "dtype": dtype}, nested=True)
         return Description("repository", {"args": fields})
     return None
 

@@ -156,7 +156,7 @@ def from_native_fields(
             "preferred_resolution": fields.get("preferred_resolution") or [512, 512],
         }
         repository.setdefault("pos_embed_align_corners", False)
-    return args, repository, _with_constants(tensors, get, source)
+    return args, repository, _with_constants(tensors, fields, get, source)
 
 
 def _check_sizes(
@@ -187,16 +187,29 @@ def _check_sizes(
         )
 
 
-def _with_constants(tensors: dict[str, Tensor], get: Any, source: str) -> dict[str, Tensor]:
-    """The tensors, and what only the config says where they are missing."""
+def with_conditioner(tensors: dict[str, Tensor], fields: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """The tensors, with the constants of the normalization where they are missing: those of the config, or those that
+    RADIO has always had.
+
+    Raises:
+        CheckpointError: The config's are not three numbers each.
+    """
     added = dict(tensors)
     for name in ("norm_mean", "norm_std"):
-        values = get(name)
+        values = _DEFAULTS[name] if fields.get(name) is None else fields[name]
         if not isinstance(values, (list, tuple)) or len(values) != 3:
             raise CheckpointError(f"{source}: {name} must be three numbers, got {brief(values)}")
         added.setdefault(
             f"input_conditioner.{name}", torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
         )
+    return added
+
+
+def _with_constants(
+    tensors: dict[str, Tensor], fields: Mapping[str, Any], get: Any, source: str
+) -> dict[str, Tensor]:
+    """The tensors, and what only the config says where they are missing."""
+    added = with_conditioner(tensors, fields, source)
     if "summary_idxs" not in added:
         idxs = get("summary_idxs")
         if not isinstance(idxs, (list, tuple)):

@@ -14,7 +14,12 @@ from radio.checkpoints.describe import summary_idxs_of, summary_names_of
 from radio.checkpoints.guard import refuse_malformed
 from radio.checkpoints.hub_repo import config_to_json, read_hub_content
 from radio.checkpoints.layouts.descriptions import Description
-from radio.checkpoints.layouts.native import from_native_fields, from_native_names, is_native
+from radio.checkpoints.layouts.native import (
+    from_native_fields,
+    from_native_names,
+    is_native,
+    with_conditioner,
+)
 from radio.checkpoints.layouts.roots import take_model
 from radio.checkpoints.layouts.torch_content import describe_content, find_state_dict
 from radio.checkpoints.raw import RawCheckpoint
@@ -66,6 +71,10 @@ def understand(description: Description, stored: Mapping[str, Tensor], source: s
         args, fields, tensors = from_native_fields(fields, tensors, source)
     else:
         args = fields["args"]
+        if (
+            description.nested
+        ):  # where the larger model's preprocessor normalizes, the tower may have no constants
+            tensors = with_conditioner(tensors, fields, source)
     return RawCheckpoint(args, from_released_names(tensors, args, Path(source)), fields)
 
 
@@ -79,8 +88,8 @@ def _understand_own(config: RadioConfig, tensors: dict[str, Tensor], source: str
     if stored is None:
         stored = torch.tensor(config.summary_idxs, dtype=torch.int64)
     else:  # chosen after the model had its config
-        idxs = summary_idxs_of(stored, list(config.teachers), True, config.num_cls_tokens, source)
-        names = summary_names_of(list(config.teachers), idxs)
+        idxs = summary_idxs_of(stored, config.teachers, True, config.num_cls_tokens, source)
+        names = summary_names_of(config.teachers, idxs)
         config = replace(config, summary_idxs=idxs, summary_names=names)
     return RawCheckpoint(fields["args"], {**tensors, "summary_idxs": stored}, fields, stated=config)
 
