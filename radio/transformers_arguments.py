@@ -37,8 +37,8 @@ def own_arguments(
     return device, dtype if kind is None else kind, own
 
 
-def _device_of(placement: Any) -> str | torch.device:
-    """The one device of a ``device_map``."""
+def _device_of(placement: Any) -> Any:
+    """The one device of a ``device_map``, as PyTorch takes it."""
     if isinstance(placement, Mapping):
         places = set(placement.values())
         if len(places) != 1:
@@ -49,4 +49,4 @@ def _device_of(placement: Any) -> str | torch.device:
         placement = places.pop()
     if isinstance(placement, str) and placement in _PLACEMENTS:
         return "auto"
-    return torch.device(placement) if isinstance(placement, int) else placement
+    return placement

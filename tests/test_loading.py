@@ -249,7 +249,7 @@ def test_arguments_of_transformers(reference):
     assert model.dtype == torch.float16
     for options, message in (
         ({"device_map": {"model": "cpu", "adaptors": "disk"}}, "in parts.*accelerate.dispatch_model"),
-        ({"device_map": 7}, "the device '.*7' cannot be used here"),
+        ({"device_map": 7}, "the device '7' cannot be used here"),
         ({"output_loading_info": True}, "output_loading_info=True is not supported"),
     ):
         with pytest.raises(ValueError, match=message):
