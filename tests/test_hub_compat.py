@@ -238,6 +238,35 @@ def test_the_last_attention_can_be_replaced(checkpoint, image):
     assert not torch.allclose(after, before, atol=1e-3)
 
 
+class OpenAttention(nn.Module):
+    """Hands on whatever it gets."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: torch.Tensor, **options) -> torch.Tensor:
+        return self.attention(x, **options)
+
+
+def test_an_attention_that_hands_on_takes_packed_images(checkpoint):
+    model = hub_load(checkpoint).eval()
+    images = [torch.rand(3, 64, 96), torch.rand(3, 32, 32)]
+    with torch.no_grad():
+        expected = model(images)
+        block = model.model.blocks[-1]
+        block.attn = OpenAttention(block.attn)
+        for one, other in zip(model(images), expected, strict=True):
+            assert torch.equal(one.features, other.features)
+
+
+def test_an_adaptor_that_was_not_built_is_answered(checkpoint):
+    adaptors = hub_load(checkpoint, adaptor_names=["clip"]).adaptors
+    with pytest.raises(KeyError, match=r"no adaptor 'siglip' \(built: clip\); name it in adaptors="):
+        adaptors["siglip"]
+    assert "siglip" not in adaptors
+
+
 @pytest.mark.parametrize("replaced", ["attn", "block"])
 def test_forward_can_be_replaced_on_the_instance(checkpoint, replaced):
     """Some code assigns its own `forward(x)`; it is called with the tokens alone."""

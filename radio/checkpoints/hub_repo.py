@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radio.checkpoints.cut_off import without_cut_blocks
 from radio.checkpoints.guard import brief, listing, refuse_placeholder, short_reason
 from radio.checkpoints.layouts.descriptions import Description, find_description
 from radio.checkpoints.layouts.native import native_fields, to_native_names
@@ -256,6 +257,7 @@ def write_hub_repo(
     folder = Path(folder)
     move = os.replace if outputs is None else outputs.move
     folder.mkdir(parents=True, exist_ok=True)
+    tensors = without_cut_blocks(tensors, config.depth)
     named = _separate({_PREFIX + name: value for name, value in to_native_names(config, tensors).items()})
     named[f"{_PREFIX}summary_idxs"] = torch.tensor(config.summary_idxs, dtype=torch.int64)
     content = {**config_to_json(config), **native_fields(config, tensors)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Sequence, ValuesView
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from einops import rearrange
@@ -167,9 +167,20 @@ def build_adaptor(config: AdaptorConfig) -> Adaptor:
 class AdaptorDict(nn.ModuleDict):
     """The built adaptors by name, in the order in which they were asked for."""
 
-    if TYPE_CHECKING:
+    def __getitem__(self, key: str) -> Adaptor:
+        """The adaptor of this name.
 
-        def __getitem__(self, key: str) -> Adaptor: ...
+        Raises:
+            KeyError: It was not built; the message says which were.
+        """
+        if key not in self._modules:
+            built = ", ".join(self) or "none"
+            raise KeyError(
+                f"no adaptor {key!r} (built: {built}); name it in adaptors= when you load the model"
+            )
+        return cast(Adaptor, super().__getitem__(key))
+
+    if TYPE_CHECKING:
 
         def values(self) -> ValuesView[Adaptor]: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +193,9 @@ class Block(nn.Module):
                 "sizes, and tome=, need one whose forward(x, attend) calls attend(q, k, v), as that of "
                 "radio.modeling.block.Attention does"
             )
-        return x + self.drop_path1(self.ls1(self.attn(normed, attend)))
+        by_place = isinstance(self.attn, Attention) or _is_open(self.attn, inspect.Parameter.VAR_POSITIONAL)
+        attended = self.attn(normed, attend) if by_place else self.attn(normed, attend=attend)
+        return x + self.drop_path1(self.ls1(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: the MLP on every token of (B, N, C), added to it."""
@@ -200,8 +203,13 @@ class Block(nn.Module):
 
 
 def _takes_attend(module: nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters
-    return "attend" in parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return "attend" in inspect.signature(module.forward).parameters or _is_open(module, *kinds)
+
+
+def _is_open(module: nn.Module, *kinds: Any) -> bool:
+    """Whether a module takes any arguments, of these kinds."""
+    return any(p.kind in kinds for p in inspect.signature(module.forward).parameters.values())
 
 
 def _norm(dim: int, scale: float) -> nn.LayerNorm:

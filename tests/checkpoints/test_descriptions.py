@@ -84,6 +84,23 @@ def test_a_model_with_blocks_cut_off_and_another_summary(reference, tmp_path, ca
     assert again.config.summary_names == ("clip", "dino_v2")[::-1]
 
 
+@pytest.mark.parametrize("name", ["normalizers", "normalizer_shared_rotation"])
+def test_blocks_cut_off_a_model_with_an_intermediate_normalizer(reference, name, tmp_path):
+    """What it has for each block goes with them."""
+    model = load_model(reference / name / "checkpoint.pth.tar", device="cpu")
+    model.model.blocks = model.model.blocks[:2]
+    expected = model.forward_intermediates(X, [0, 1])
+    torch.save({"state_dict": model.state_dict(), "config": model.config.to_dict()}, tmp_path / "cut.pth")
+    model.save_pretrained(tmp_path / "cut")
+    assert load_file(tmp_path / "cut" / "model.safetensors")[
+        "radio_model.inter_feature_normalizer.alphas"
+    ].shape == (2,)
+    for place in ("cut.pth", "cut"):
+        final, layers = load_model(tmp_path / place, device="cpu").forward_intermediates(X, [0, 1])
+        assert torch.equal(final.features, expected[0].features)
+        assert all(torch.equal(a, b) for a, b in zip(layers, expected[1], strict=True))
+
+
 def test_settings_travel(reference, tmp_path):
     model = load_model(
         reference / "v2_5" / "checkpoint.pth.tar",

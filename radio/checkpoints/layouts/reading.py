@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from radio.checkpoints.cut_off import count_blocks, without_cut_blocks
 from radio.checkpoints.describe import summary_idxs_of, summary_names_of
 from radio.checkpoints.guard import refuse_malformed
 from radio.checkpoints.hub_repo import config_to_json, read_hub_content
@@ -81,6 +82,8 @@ def understand(description: Description, stored: Mapping[str, Tensor], source: s
 def _understand_own(config: RadioConfig, tensors: dict[str, Tensor], source: str) -> RawCheckpoint:
     fields = config_to_json(config)
     tensors = from_released_names(tensors, fields["args"], Path(source))
+    if count_blocks(tensors) < config.depth:
+        tensors = without_cut_blocks(tensors, count_blocks(tensors))
     dtypes = {value.dtype for name, value in tensors.items() if name != "summary_idxs"}
     if len(dtypes) == 1:
         fields["args"]["dtype"] = str(dtypes.pop()).removeprefix("torch.")
