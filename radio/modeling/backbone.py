@@ -105,6 +105,7 @@ class Backbone(TimmSurface):
             alone, after the final norm.
         """
         if options is None:
+            self.check_mode()
             return self.norm(self._run(x, PassOptions())[0])
         return self._run(x, options)
 

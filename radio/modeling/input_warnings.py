@@ -77,8 +77,15 @@ class InputWarnings:
             stacklevel=_frames_to_caller(),
         )
 
-    def check_mode(self, model: nn.Module) -> None:
-        """Warn about a model in training mode, with random crops of its position embeddings, if it is not trained."""
+    def check_mode(self, model: nn.Module, patch_generator: nn.Module | None) -> None:
+        """Warn about a model in training mode, with random crops of its position embeddings, if it is not trained.
+
+        Args:
+            model: The model.
+            patch_generator: The part that crops; it may be in another mode than the model. None if there is none.
+        """
+        if patch_generator is None or not patch_generator.training:
+            return
         if self._mode_checked or torch.compiler.is_compiling():
             return
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters()):

@@ -227,8 +227,7 @@ class RADIONetwork(TypedModel[OutputT]):
         tome: InNetworkMerging | None,
     ) -> None:
         check_choice("feature format", feature_fmt, ("NLC", "NCHW"))
-        if self.training and self.backbone.patch_generator is not None:
-            self._warnings.check_mode(self)
+        self._warnings.check_mode(self, self.backbone.patch_generator)
         check_merging(merge, tome, feature_fmt, isinstance(x, Tensor), self.window_size is not None)
         self.require(windows=self.window_size is not None, tome=tome is not None)
 

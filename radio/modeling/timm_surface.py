@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from radio.modeling.input_warnings import InputWarnings
 from radio.modeling.intermediates import IntermediateCollector, resolve_indices
 from radio.modeling.layout import TokenLayout
 from radio.modeling.outputs import FeatureFormat, Grid, to_format
@@ -57,6 +58,7 @@ class TimmSurface(nn.Module):
         self.fc_norm = nn.Identity()
         self.head_drop = nn.Identity()
         self.head = nn.Identity()
+        self._warnings = InputWarnings()
 
     @property
     def vit(self) -> ViT:
@@ -94,8 +96,13 @@ class TimmSurface(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens (B, T + L, C) after the final norm: prefix tokens, then patches in raster order."""
+        self.check_mode()
         tokens, _ = self.vit(x, PassOptions())
         return self.vit.norm(tokens)
+
+    def check_mode(self) -> None:
+        """Warn, once, about a backbone that was taken out of its model and is in training mode without training."""
+        self._warnings.check_mode(self, getattr(self.vit, "patch_generator", None))
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Tokens (B, T + L, C) as they are; with ``"token"`` the first class token (B, C), with ``"avg"`` the mean of
@@ -198,6 +205,7 @@ class TimmSurface(nn.Module):
         Raises:
             ValueError: An index or the format is not supported.
         """
+        self.check_mode()
         vit, depth = self.vit, len(self.vit.blocks)
         taken = resolve_indices(indices, depth)
         collector = IntermediateCollector(

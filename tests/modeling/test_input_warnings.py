@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from radio import load_model
 
@@ -83,9 +84,29 @@ def test_a_frozen_model_in_training_mode(model):
     assert torch.equal(model(_good()).features, model(_good()).features)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x: model(x),  # the model is in eval mode, its backbone is not
+        lambda model, x: model.model(x),
+        lambda model, x: model.model.forward_features(x),
+        lambda model, x: model.model.forward_intermediates(x, 1),
+        lambda model, x: model.model.get_intermediate_layers(x, 1),
+    ],
+)
+def test_a_backbone_that_was_taken_out(model, call):
+    """Detectors take `model.model`, and their `train()` reaches that alone."""
+    nn.ModuleDict({"backbone": model.model.requires_grad_(False)}).train()
+    with pytest.warns(UserWarning, match="training mode without training") as seen:
+        call(model.requires_grad_(False), _good())
+        call(model, _good())
+    assert len(seen) == 1 and seen[0].filename == __file__
+
+
 def test_a_model_that_is_trained_is_not_warned(model, reference):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.train()(_good())
+        model.model.forward_features(_good())
         plain = load_model(reference / "no_cpe_patch14" / "checkpoint.pth.tar", device="cpu")
         plain.requires_grad_(False).train()(_good()[..., :56, :56])
