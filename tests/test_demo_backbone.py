@@ -54,7 +54,12 @@ def test_the_first_blocks_give_what_transformers_gives(made, offline, tmp_path, 
     assert find_demo(options, made.source) == folder
     assert caplog.text.count("fetching demo-vit-s") == 1
     assert "license: MIT" in caplog.text and "saliency" in caplog.text
-    assert sorted(_leftovers(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(_leftovers(tmp_path)) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
 
     ours = load_model(folder, device="cpu")
     pixels = torch.rand(2, 3, *ours.preferred_resolution)
