@@ -61,7 +61,7 @@ def teacher_weights(
         0 for a teacher that this process does not run.
 
     Raises:
-        ValueError: A group names a teacher that is not there, or nobody runs one.
+        ValueError: A group names a teacher that is not there.
     """
     unknown = sorted({name for group in groups for name in group.teachers} - set(teachers))
     if unknown:
@@ -72,9 +72,5 @@ def teacher_weights(
     for name in teachers:
         runs = [not groups[number].teachers or name in groups[number].teachers for number in members]
         total = sum(images for images, run in zip(local, runs, strict=True) if run)
-        if not total:
-            raise ValueError(
-                f"no group runs the teacher {name!r}; add it to one, or take it out of the recipe"
-            )
         weights[name] = world_size * local[rank] / total if runs[rank] else 0.0
     return weights

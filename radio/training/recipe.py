@@ -88,7 +88,10 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class GroupRecipe:
-    """Processes with their own resolution, batch and teachers; see `radio.training.partition.Group`."""
+    """Processes with their own resolution, batch and teachers; see `radio.training.partition.Group`.
+
+    The first stage has every teacher, to balance it. A later one may leave a teacher out.
+    """
 
     sizes: list[int]
     batch_size: int

@@ -113,6 +113,12 @@ def _check_stages(recipe: Recipe) -> None:
                 )
         if recipe.student.start == "scratch":  # else the start says how large a patch is
             _check_patches(where, recipe, stage)
+    for name in names:
+        if not any(not group.teachers or name in group.teachers for group in recipe.stages[0].parts):
+            raise ValueError(
+                f"no group of the first stage runs the teacher {name!r}; add it to one, so that it is balanced, or "
+                "take it out of the recipe (later stages may leave it out)"
+            )
 
 
 def _check_patches(where: str, recipe: Recipe, stage: StageRecipe) -> None:

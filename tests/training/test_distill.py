@@ -185,6 +185,16 @@ def test_mosaic_saves_passes_in_a_run(tmp_path: Path) -> None:
     assert teacher.calls == 8  # four views of 32 px share one canvas of 64 px, in each of 8 steps
 
 
+def test_a_later_stage_may_leave_a_teacher_out(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 6)
+    fields = recipe(tmp_path, ["a", "b"])
+    fields["stages"].append({"steps": 3, "groups": [{"batch_size": 4, "sizes": [32], "teachers": ["a"]}]})
+    teachers = {"a": KnownTeacher(1.0), "b": KnownTeacher(1.0, seed=1)}
+    distill(fields, teachers, progress=False)
+    assert teachers["a"].calls == 4 * 11 and teachers["b"].calls == 4 * 8
+    assert {row["teacher"] for row in _rows(tmp_path) if int(row["step"]) > 8} - {""} == {"a"}
+
+
 @pytest.mark.parametrize("loss", ["angle", "shift", "cosine_smooth_l1", "lamb", "checkpointing", "bfloat16"])
 def test_other_recipes_learn_too(tmp_path: Path, loss: str) -> None:
     pictures(tmp_path / "pictures", 8)

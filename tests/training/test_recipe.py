@@ -79,6 +79,15 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
             stage(sizes=[], batch_size=0, groups=[{"sizes": [32], "batch_size": 2, "teachers": ["b"]}]),
             "unknown teacher 'b' in a group",
         ),
+        (
+            {
+                "teachers": [{"name": name, "kind": "timm", "model": "x"} for name in "ab"],
+                **stage(
+                    sizes=[], batch_size=0, groups=[{"sizes": [32], "batch_size": 2, "teachers": ["a"]}]
+                ),
+            },
+            "no group of the first stage runs the teacher 'b'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(change: dict, message: str) -> None:
