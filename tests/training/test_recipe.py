@@ -82,9 +82,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         (
             {
                 "teachers": [{"name": name, "kind": "timm", "model": "x"} for name in "ab"],
-                **stage(
-                    sizes=[], batch_size=0, groups=[{"sizes": [32], "batch_size": 2, "teachers": ["a"]}]
-                ),
+                **stage(sizes=[], batch_size=0, groups=[{"sizes": [32], "batch_size": 2, "teachers": ["a"]}]),
             },
             "no group of the first stage runs the teacher 'b'",
         ),
