@@ -20,8 +20,11 @@ PHOTOS ?= examples/images/astronaut.jpg examples/images/chelsea.jpg examples/ima
 view: $(VENV)/.installed-view
 	$(BIN)/radio view $(PHOTOS) $(ARGS)
 
+# The viewer's tests have processes of their own. In one that has run all others before, the kernel ended it now and then: a SIGSEGV
+# without a fault, in a sleep of the main thread. The cause was not found.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" --ignore tests/viewer
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/viewer
 
 # What takes long: before a release, and before a change to what these tests cover.
 test-slow: $(VENV)/.installed-test

@@ -47,7 +47,7 @@ SHARED = {
     "--dtype": RUN_A_MODEL,
     "--runtime": RUN_A_MODEL - {"export"},
     "--vitdet-window-size": {"bench"} | RUN_A_MODEL,
-    "--size": RUN_A_MODEL - {"masks", "view"},
+    "--size": USE_A_PROBE | RUN_A_MODEL - {"masks", "view"},
     "--adaptor": {"evaluate", "search"} | RUN_A_MODEL - {"knn"},
     "--feature-fmt": {"features", "export"},
     "--output": {"train", "index", "search", "probe train", "probe predict"} | WRITE_FILES,

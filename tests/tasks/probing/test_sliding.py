@@ -111,7 +111,7 @@ def test_wrong_windows_and_unreadable_images(probe, large, features, tmp_path):
     data = MaskFolder(tmp_path / "images", tmp_path / "masks", ["ground", "box"])
     with pytest.raises(ImageError, match=r"a\.png"):
         probe.evaluate(data, features, windows=SlidingWindows(64))
-    with pytest.warns(UserWarning, match="left out 1 images"):
+    with pytest.warns(UserWarning, match="left out 1 image"):
         found = probe.evaluate(data, features, skip_unreadable=True, windows=SlidingWindows(64))
     assert found["images"] == 1
     (tmp_path / "images" / "b.png").write_bytes((large / "images" / "0.png").read_bytes())
