@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from radio.data.labeled import HubRows
 from radio.errors import ImageError
 from radio.files import open_regular
 from radio.images import IMAGE_SUFFIXES
 from radio.images.opening import open_image, printable
-from radio.optional import require
 from radio.wording import counted
 
 IGNORED = 255
@@ -141,7 +141,7 @@ class DepthFolder(PairedFolder):
         return _known(read_mask(path).numpy() / self.scale)
 
 
-class HubMasks(Sequence):
+class HubMasks(HubRows):
     """Images with masks that the ``datasets`` library can load.
 
     Attributes:
@@ -166,17 +166,10 @@ class HubMasks(Sequence):
         mask_column: str = "annotation",
         reduce_zero_label: bool = False,
     ) -> None:
-        self.dataset = _open_split(name, split, mask_column)
+        super().__init__(name, split, mask_column)
         self.classes = tuple(classes)
         self.mask_column = mask_column
         self.reduce_zero_label = reduce_zero_label
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        """One image, as PIL decodes it."""
-        return self.dataset[index]["image"]
 
     def target(self, index: int) -> Tensor:
         """As `MaskFolder.target`."""
@@ -184,7 +177,7 @@ class HubMasks(Sequence):
         return _checked(reduce_zero(mask) if self.reduce_zero_label else mask, self.classes, f"mask {index}")
 
 
-class HubDepths(Sequence):
+class HubDepths(HubRows):
     """Images with depths that the ``datasets`` library can load, such as NYU Depth v2.
 
     Args:
@@ -200,16 +193,9 @@ class HubDepths(Sequence):
 
     def __init__(self, name: str, split: str, depth_column: str = "depth_map", scale: float = 1000.0) -> None:
         _check_scale(scale)
-        self.dataset = _open_split(name, split, depth_column)
+        super().__init__(name, split, depth_column)
         self.depth_column = depth_column
         self.scale = scale
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        """One image, as PIL decodes it."""
-        return self.dataset[index]["image"]
 
     def target(self, index: int) -> Tensor:
         """As `DepthFolder.target`."""
@@ -222,14 +208,6 @@ class HubDepths(Sequence):
                 f"depth {index} of the data set has the shape {depth.shape}; expected one number for each pixel, (H, W)"
             )
         return _known(depth if depth.dtype.kind == "f" else depth / self.scale)
-
-
-def _open_split(name: str, split: str, column: str) -> Any:
-    """A split with images and what belongs to them."""
-    dataset = require("datasets", "datasets").load_dataset(name, split=split)
-    if {"image", column} - set(dataset.column_names):
-        raise ValueError(f"{name} has columns {', '.join(dataset.column_names)}; expected image and {column}")
-    return dataset
 
 
 def _check_scale(scale: float) -> None:

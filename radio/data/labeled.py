@@ -57,7 +57,34 @@ class ImageFolder(Sequence):
         return self.paths[index]
 
 
-class HubImages(Sequence):
+class HubRows(Sequence):
+    """Rows of a data set that the ``datasets`` library can load, of which each has an image.
+
+    Args:
+        name, split: As ``datasets.load_dataset`` takes them; the name may be a local folder.
+        column: The column of what belongs to the images, beside ``image``.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        ValueError: The data set has no such columns.
+    """
+
+    def __init__(self, name: str, split: str, column: str) -> None:
+        self.dataset = require("datasets", "datasets").load_dataset(name, split=split)
+        if {"image", column} - set(self.dataset.column_names):
+            raise ValueError(
+                f"{name} has columns {', '.join(self.dataset.column_names)}; expected image and {column}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image, as PIL decodes it."""
+        return self.dataset[index]["image"]
+
+
+class HubImages(HubRows):
     """Labeled images that the ``datasets`` library can load, with columns ``image`` and ``label``.
 
     Attributes:
@@ -70,18 +97,6 @@ class HubImages(Sequence):
     """
 
     def __init__(self, name: str, split: str) -> None:
-        self.dataset = require("datasets", "datasets").load_dataset(name, split=split)
-        missing = {"image", "label"} - set(self.dataset.column_names)
-        if missing:
-            raise ValueError(
-                f"{name} has columns {', '.join(self.dataset.column_names)}; expected image and label"
-            )
+        super().__init__(name, split, "label")
         self.classes = tuple(self.dataset.features["label"].names)
         self.labels = list(self.dataset["label"])
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        """One image, as PIL decodes it."""
-        return self.dataset[index]["image"]
