@@ -303,7 +303,7 @@ class SegmentationProbe(DenseProbe):
         """
         maps, height, width = self._maps_of(image, windows)
         full = enlarge(maps[None], height, width)[0].cpu()
-        return PixelLabels(self._pixels(maps, height, width), full.softmax(dim=0))
+        return PixelLabels(full.argmax(dim=0), full.softmax(dim=0))
 
     def labels(self, image: ImageInput, windows: SlidingWindows | None = None) -> Tensor:
         """As `predict`, but the labels alone: probabilities of many classes take gigabytes.
